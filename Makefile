@@ -1,0 +1,62 @@
+# Needs python3 and a C compiler; utils/bootstrap.sh sees to the rest. `PYTHON=python3.12 make test` picks the interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+
+# Stamps: what was installed for this interpreter, and which kind of core was built in place for it.
+INSTALLED := .venv/installed-$(VERSION)
+BUILT := build/$(VERSION)-$(if $(filter 1,$(TCSPLITTER_DEBUG)),debug,release)$(and $(TCSPLITTER_SANITIZE),-sanitized).built
+
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint soak fuzz bench sanitize clean
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+# A make of its own for the core: this one looked at the stamps before the installation, which builds the core as well.
+venv: $(INSTALLED) ## .venv with all that is needed, and the core built in place
+	@$(MAKE) -s --no-print-directory $(BUILT)
+
+demo: venv ## both ends on loopback, with real traffic that is checked
+	$(BIN)/tcsplitter demo
+
+test: lint ## lint, types and the fast tests
+	$(BIN)/pytest
+
+lint: venv ## style and types
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+soak: venv ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+fuzz: venv ## the property tests, with many more examples
+	TCSPLITTER_HYPOTHESIS=deep $(BIN)/pytest -m hypothesis
+
+bench: venv ## the benchmarks
+	$(BIN)/pytest benches --benchmark-only
+
+# A build tree of its own, found before the one in place. Python leaks on purpose at exit, its own allocator would hide overruns, and
+# what the sanitizers print must not be captured.
+sanitize: $(INSTALLED) ## the core's tests under AddressSanitizer and UBSan
+	TCSPLITTER_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
+	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONMALLOC=malloc PYTHONPATH=build/sanitize/lib $(BIN)/pytest --capture=sys tests/test_core*.py
+
+clean: ## removes what was built; .venv stays
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks tcsplitter/*.so
+	find benches tcsplitter tests utils -name __pycache__ -exec rm -rf {} +
+
+# The editable install builds the core too: the old one goes first, as it may be of another kind.
+$(INSTALLED): pyproject.toml utils/bootstrap.sh
+	utils/bootstrap.sh $(PYTHON) .venv
+	rm -f build/*.built tcsplitter/*.so
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	mkdir -p build && touch $@ $(BUILT)
+
+# make has found it stale, and a changed setup.py may mean other C from the same .pyx: so nothing is taken over.
+$(BUILT): setup.py tcsplitter/_core.pyx | $(INSTALLED)
+	rm -f build/$(VERSION)-*.built
+	CYTHON_FORCE_REGEN=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
+	touch $@

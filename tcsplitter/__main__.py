@@ -1,0 +1,5 @@
+"""`python -m tcsplitter`: the command line."""
+
+from tcsplitter.cli import main
+
+main()

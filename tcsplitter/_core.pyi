@@ -1,0 +1,253 @@
+"""Types of the compiled core. Wire formats: PROTOCOL.md.
+
+`Aead`, `Ranges` and `Record` are names for type checkers alone: the compiled module has them not.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, final
+
+from typing_extensions import Buffer
+
+class Aead(Protocol):
+    """What the core asks of a cipher: AESGCM of the `cryptography` package."""
+
+    def encrypt(self, nonce: bytes, data: bytes | bytearray | memoryview, associated_data: bytes | None) -> bytes: ...
+    def decrypt(self, nonce: bytes, data: bytes | bytearray | memoryview, associated_data: bytes | None) -> bytes: ...
+
+# Sizes and limits, in bytes unless said.
+HEADER_SIZE: Final[int]  # 13
+TAG_SIZE: Final[int]  # 16
+MAX_SEALED: Final[int]  # 1,064,960: body and tag
+MAX_HELLO_SEALED: Final[int]  # 80
+MAX_VARINT: Final[int]  # 2**62 - 1
+MAX_ACK_RANGES: Final[int]  # 32
+REPLAY_WINDOW: Final[int]  # 2**17 shot numbers
+MAX_JUMP: Final[int]  # 2**24 shot numbers
+
+# Flags of a shot.
+FINAL: Final[int]
+HELLO: Final[int]
+PARITY: Final[int]
+
+# Kinds of frames, the first member of every tuple that `open_frames` returns.
+PING: Final[int]
+ACK: Final[int]
+CREDIT: Final[int]
+STREAM_CREDIT: Final[int]
+RESET: Final[int]
+CLOSE: Final[int]
+STREAM: Final[int]
+
+# Verdicts of ReplayWindow.check.
+FRESH: Final[int]
+SEEN: Final[int]
+OLD: Final[int]
+
+Ranges = list[tuple[int, int]]  # (low, high), inclusive; the highest range first
+Record = tuple[int, int, int, bytes]  # flags, epoch, number, the whole sealed shot
+
+@final
+class ShotReader:
+    """Cuts the bytes of a carrier into sealed shots, whatever pieces they come in.
+
+    With `expect_hello` the first shot must be a hello (the session id before it is the caller's to take off), otherwise none
+    may be. Unknown flags, a length beyond the limits of its kind, a hello out of place and bytes after a FINAL shot raise
+    RemoteProtocolError before anything is kept of them, and so does every call after an error. What was whole before the
+    error in the same call is lost with it.
+    """
+
+    def __init__(self, expect_hello: bool = False) -> None: ...
+    def feed(self, data: bytes) -> list[Record]:
+        """Take what was read; return the shots that are now whole. A single whole shot is returned without a copy."""
+    @property
+    def pending(self) -> int:
+        """Bytes kept of a shot that is not whole."""
+
+@final
+class ShotWriter:
+    """Builds one body at a time in a buffer of its own and seals it. Reused for every shot of a session.
+
+    What cannot be put on the wire (a body that would be too large, values out of range, no body begun) raises
+    LocalProtocolError and leaves the body as it was.
+    """
+
+    def __init__(self) -> None: ...
+    def begin(self, want: int) -> None:
+        """Start a body, in place of one that was not sealed; `want` above 65,535 is cut to that."""
+    def ping(self) -> None: ...
+    def ack(self, answered: int, delay_us: int, ranges: Ranges, rebuilt: Ranges) -> None: ...
+    def credit(self, total: int) -> None: ...
+    def stream_credit(self, stream_id: int, limit: int) -> None: ...
+    def reset(self, stream_id: int, code: int, final_size: int) -> None: ...
+    def close(self, code: int, reason: str) -> None:
+        """Ends the session; the reason is cut to 255 bytes of UTF-8."""
+    def stream(self, stream_id: int, offset: int, data: Buffer, fin: bool) -> None: ...
+    @property
+    def size(self) -> int:
+        """Bytes of the body so far, `want` included; 0 before `begin`."""
+    def seal(self, aead: Aead, flags: int, epoch: int, number: int) -> bytes:
+        """Seal the body: the shot as it goes on the wire. The body is gone after that. `flags` is 0 or FINAL."""
+
+def seal_hello(aead: Aead, epoch: int, number: int, kind: int, rtt_us: int, want: int) -> bytes:
+    """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 and a want above 65,535 are cut.
+
+    Raises LocalProtocolError for values that cannot be put on the wire.
+    """
+
+def open_hello(aead: Aead, record: bytes) -> tuple[int, int, int]:
+    """Open a hello: kind, rtt_us, want. Raises InvalidTag or RemoteProtocolError."""
+
+def open_frames(aead: Aead, record: bytes) -> tuple[int, list[tuple[Any, ...]]]:
+    """Open a shot and take its body apart: want, and frames as
+
+    (PING,) · (ACK, answered, delay_us, ranges, rebuilt) · (CREDIT, total) · (STREAM_CREDIT, id, limit) ·
+    (RESET, id, code, final_size) · (CLOSE, code, reason) · (STREAM, id, offset, data, fin)
+
+    `data` is bytes, or a memoryview of the opened body when it is at least half of it.
+    Raises cryptography's InvalidTag where it does not open, RemoteProtocolError where it opens and is malformed, holds parity, or
+    has a header that ShotReader would refuse. An ack of a number never sent is the caller's to find.
+    """
+
+@final
+class ReplayWindow:
+    """The numbers opened so far (RFC 6479's bitmap): REPLAY_WINDOW up to the highest."""
+
+    def __init__(self) -> None: ...
+    @property
+    def highest(self) -> int:
+        """Highest number marked, -1 before the first."""
+    def check(self, number: int) -> int:
+        """FRESH, SEEN or OLD; changes nothing."""
+    def mark(self, number: int) -> None:
+        """Mark an opened number. Raises RemoteProtocolError for a jump over MAX_JUMP, ValueError if it is not FRESH."""
+
+@final
+class RangeSet:
+    """A set of integers kept as sorted inclusive ranges."""
+
+    def __init__(self) -> None: ...
+    def add(self, low: int, high: int) -> None:
+        """Add all integers from `low` to `high` (both within 63 bits); ValueError if there are none."""
+    def __contains__(self, number: int) -> bool: ...
+    def __len__(self) -> int:
+        """How many ranges."""
+    def ranges(self) -> Ranges: ...
+
+@final
+class AckLog:
+    """Shot numbers to be acknowledged. Each goes into three acks; newest ranges first, MAX_ACK_RANGES in each.
+
+    What finds no room in an ack waits for the next one. At most 4,096 ranges are held of numbers reported never, and as many each
+    of those reported once and twice; beyond that the oldest are forgotten, and the other end sends again what they held.
+    """
+
+    def __init__(self) -> None: ...
+    def add(self, number: int) -> None: ...
+    def add_rebuilt(self, number: int) -> None: ...
+    def __bool__(self) -> bool:
+        """Whether anything is left to report."""
+    def take(self) -> tuple[Ranges, Ranges]:
+        """Ranges of received and of rebuilt numbers for one ack; counts as one report of each."""
+
+@final
+class SendBuffer:
+    """Bytes of a stream that were never sent, in order."""
+
+    def __init__(self) -> None: ...
+    def write(self, data: bytes) -> None: ...
+    def take(self, limit: int) -> bytes:
+        """Remove and return the next min(limit, unsent) bytes as one object."""
+    def clear(self) -> int:
+        """Drop all; return how many bytes."""
+    @property
+    def offset(self) -> int:
+        """Stream offset of the next byte to be taken."""
+    def __len__(self) -> int:
+        """Unsent bytes."""
+
+@final
+class RecvBuffer:
+    """Reassembly of one direction of a stream: pieces in any order, repeated, overlapping; bytes in order.
+
+    Pieces that touch are joined, so the count of pieces is the count of gaps. Flow control is the caller's: it checks
+    `end` of a piece against the credit before it inserts.
+    """
+
+    def __init__(self) -> None: ...
+    def insert(self, offset: int, data: bytes | memoryview, fin: bool) -> int:
+        """Keep what is new. Returns how many bytes became readable. Raises RemoteProtocolError for data beyond the
+        final size or a contradicting final size."""
+    def peek(self, limit: int = ...) -> list[bytes | memoryview]:
+        """Readable buffers in order: at most `limit` bytes and 64 buffers; none only if `readable` or `limit` is 0.
+
+        They do not change after they were returned.
+        """
+    def consume(self, count: int) -> None:
+        """Forget the next `count` readable bytes; ValueError if there are fewer."""
+    def clear(self) -> int:
+        """Drop all that is held; return how many bytes were held. Those that were readable count as consumed."""
+    @property
+    def readable(self) -> int: ...
+    @property
+    def read_offset(self) -> int:
+        """Bytes consumed so far."""
+    @property
+    def highest(self) -> int:
+        """End of the furthest byte seen."""
+    @property
+    def held(self) -> int:
+        """Bytes held: readable, or waiting for a gap to be filled."""
+    @property
+    def pieces(self) -> int:
+        """Separate pieces that wait for a gap to be filled."""
+    @property
+    def final_size(self) -> int:
+        """-1 while unknown."""
+    @property
+    def at_end(self) -> bool:
+        """Everything up to the final size was consumed."""
+
+@final
+class Playout:
+    """The jitter buffer's beat: which of the payloads that are in order may be forwarded now (`--buffer T:N`).
+
+    Times are seconds. beat 0: everything at once. Otherwise each `beat` forwards one payload (`merge` 0) or `merge` payloads
+    together; a beat that finds no payload is skipped and not made up, unless `catch_up`, when the next one
+    forwards all that piled up. Until `free_until` everything is forwarded at once; the first payload after it starts the
+    clock, and the first beat is one `beat` later.
+    """
+
+    def __init__(self, beat: float, merge: int, catch_up: bool, free_until: float) -> None:
+        """ValueError for a beat below 0, between 0 and 1 µs, or without end, and for a `merge` below 0."""
+    def push(self, length: int, now: float) -> None:
+        """A payload of `length` bytes is in order now. Lengths beyond 65,536 waiting payloads are added to the last one.
+        One of 0 bytes is no payload; ValueError below 0.
+        """
+    def release(self, now: float) -> int:
+        """Bytes that may be forwarded now and were not released before."""
+    def deadline(self) -> float:
+        """When `release` has to be called next, at once if that is past; infinity while nothing waits."""
+    @property
+    def waiting(self) -> int:
+        """Bytes pushed and not released."""
+    @property
+    def skipped(self) -> int:
+        """Beats that found no payload, counted when the next payload comes or `release` is called."""
+
+@final
+class Fec:
+    """Systematic Reed-Solomon over shots, zfec behind its one guard.
+
+    zfec hangs on a repeated primary, returns garbage on a repeated or foreign number and reorders its caller's tuple: here
+    numbers are distinct and in range, blocks are of equal length, and tuples are fresh.
+    """
+
+    def __init__(self, data: int, parity: int) -> None:
+        """1 <= data, 1 <= parity, data + parity <= 256; ValueError otherwise."""
+    def encode(self, shots: Sequence[bytes]) -> list[bytes]:
+        """The `parity` blocks of `data` shots of any lengths up to MAX_SEALED + HEADER_SIZE; ValueError otherwise."""
+    def rebuild(self, shots: dict[int, bytes], parity: dict[int, bytes]) -> dict[int, bytes]:
+        """The missing data shots, by index, from the present ones (index 0 to data - 1) and parity blocks (index 0 to
+        parity - 1). Raises ValueError where there are fewer than `data` or an index is out of range, RemoteProtocolError
+        where they contradict each other.
+        """

@@ -1,0 +1,1198 @@
+# cython: language_level=3, auto_pickle=False, cdivision=True
+"""The compiled core: cutting, sealing and numbering of shots, acks, buffers, beat and parity.
+
+Everything here works on bytes and numbers that are handed in; it knows no socket and no clock. Wire formats: PROTOCOL.md.
+The classes stand in the order in which a payload meets them, from the program that writes to the program that reads.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
+from libc.math cimport INFINITY, floor, isfinite
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy, memset
+
+import zfec
+
+from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
+
+
+cpdef enum:
+    HEADER_SIZE = 13
+    TAG_SIZE = 16
+    MAX_SEALED = 1_064_960
+    MAX_HELLO_SEALED = 80
+    MAX_ACK_RANGES = 32
+    REPLAY_WINDOW = 1 << 17
+    MAX_JUMP = 1 << 24
+
+cpdef enum:
+    FINAL = 0x01
+    HELLO = 0x02
+    PARITY = 0x04
+
+cpdef enum:
+    PING = 0x01
+    ACK = 0x02
+    CREDIT = 0x04
+    STREAM_CREDIT = 0x05
+    RESET = 0x06
+    CLOSE = 0x07
+    STREAM = 0x08
+
+cpdef enum:
+    FRESH = 0
+    SEEN = 1
+    OLD = 2
+
+cdef enum:
+    _KNOWN_FLAGS = FINAL | HELLO | PARITY
+    _ACK_REBUILT = 0x03  # the other type byte of an ACK frame
+    _STREAM_FIN = 0x01  # bits of the type byte of a STREAM frame
+    _STREAM_OPEN_ENDED = 0x02
+    _WANT_SIZE = 2
+    _MAX_WANT = 65_535
+    _MIN_SEALED = _WANT_SIZE + TAG_SIZE
+    _MAX_BODY = MAX_SEALED - TAG_SIZE
+    _HELLO_SIZE = 7
+    _MAX_HELLO_KIND = 3
+    _MAX_REASON = 255
+    _FRAME_HEAD = 1 + 3 * 8  # the longest frame but ACK, without data and reason
+    _ACK_HEAD = 1 + 2 * 8 + 2 * (8 + MAX_ACK_RANGES * 2 * 8)
+    _FIRST_CAPACITY = 16_384
+    _NO_LIMIT = 0x7fff_ffff
+    _JOIN_SIZE = 4_096  # neighbours in a run that fit into this are joined
+    _PEEK_BUFFERS = 64  # well below IOV_MAX of every system
+    _COMPACT_AFTER = 64  # used-up entries of a list before it is cut
+    _ACK_GENERATIONS = 3  # acks each number is listed in
+    _MAX_HELD_RANGES = 4_096  # per generation
+    _WORD_BITS = 64
+    _WINDOW_WORDS = (REPLAY_WINDOW >> 6) + 1
+    _MAX_WAITING_PAYLOADS = 65_536
+    _MAX_BLOCKS = 256  # of a stripe: the field of zfec is GF(2**8)
+    _BLOCK_PREFIX = 3
+    _MAX_BLOCK = _BLOCK_PREFIX + HEADER_SIZE + MAX_SEALED
+
+# An enum of C need not hold more than an int.
+cdef int64_t _MAX_VARINT = (<int64_t> 1 << 62) - 1
+MAX_VARINT = _MAX_VARINT
+cdef bytes _NONCE_ZEROS = bytes(4)
+
+
+# --- Integers on the wire -------------------------------------------------------------------------------------------------
+# What: big-endian integers and the varints of RFC 9000 section 16. Invariant: by shifts, so neither the machine's byte order
+# nor alignment matters. Bound: the caller has made sure of the room. Cost: a few instructions.
+
+cdef inline uint64_t _load(const uint8_t* at, int count) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(count):
+        value = value << 8 | at[i]
+    return value
+
+
+cdef inline void _store(uint8_t* at, uint64_t value, int count) noexcept nogil:
+    cdef int i
+    for i in range(count - 1, -1, -1):
+        at[i] = <uint8_t> (value & 0xff)
+        value >>= 8
+
+
+cdef inline int _store_varint(uint8_t* at, uint64_t value) noexcept nogil:
+    """Returns the bytes it took."""
+    cdef int exponent = 0 if value < 1 << 6 else 1 if value < 1 << 14 else 2 if value < 1 << 30 else 3
+    _store(at, value, 1 << exponent)
+    at[0] |= exponent << 6
+    return 1 << exponent
+
+
+# --- SendBuffer and the run of chunks below it ----------------------------------------------------------------------------
+# What: consecutive bytes of a stream in the buffers they came in. Invariant: `size` is the length of the chunks from `first`
+# on, less `skip`; two neighbours together are longer than _JOIN_SIZE, so a stream of single bytes costs no object each. Only a
+# bytearray ever grows, and it is made bytes before anyone outside sees it. Bound: the caller's. Cost: O(1) per chunk, one copy
+# of at most _JOIN_SIZE bytes where chunks are joined; prepend and absorb move the list's pointers.
+
+@cython.final
+cdef class _Run:
+    cdef int64_t start
+    cdef Py_ssize_t size
+    cdef list chunks
+    cdef Py_ssize_t first
+    cdef Py_ssize_t skip
+
+    def __cinit__(self, int64_t start):
+        self.start = start
+        self.chunks = []
+
+    cdef int append(self, object chunk) except -1:
+        cdef Py_ssize_t last = len(self.chunks) - 1
+        if last >= self.first and len(self.chunks[last]) + len(chunk) <= _JOIN_SIZE:
+            if type(self.chunks[last]) is not bytearray:
+                self.chunks[last] = bytearray(self.chunks[last])
+            self.chunks[last] += chunk
+        else:
+            self.chunks.append(chunk)
+        self.size += len(chunk)
+        return 0
+
+    cdef int prepend(self, object chunk) except -1:
+        """Only for a run of which nothing was dropped yet."""
+        if len(self.chunks[0]) + len(chunk) <= _JOIN_SIZE:
+            self.chunks[0] = bytearray(chunk) + self.chunks[0]
+        else:
+            self.chunks.insert(0, chunk)
+        self.size += len(chunk)
+        self.start -= len(chunk)
+        return 0
+
+    cdef int absorb(self, _Run following) except -1:
+        """Take over the run that starts where this one ends."""
+        cdef Py_ssize_t size = self.size + following.size
+        self.append(following.chunks[0])
+        self.chunks.extend(following.chunks[1:])
+        self.size = size
+        return 0
+
+    cdef list views(self, Py_ssize_t limit, Py_ssize_t most):
+        cdef list found = []
+        cdef Py_ssize_t at = self.first, skip = self.skip, left = min(limit, self.size), length
+        while left > 0 and len(found) < most:
+            chunk = self.chunks[at]
+            if type(chunk) is bytearray:
+                self.chunks[at] = chunk = bytes(chunk)
+            length = min(len(chunk) - skip, left)
+            if length < len(chunk):
+                chunk = PyMemoryView_FromObject(chunk)[skip:skip + length]
+            found.append(chunk)
+            left -= length
+            skip = 0
+            at += 1
+        return found
+
+    cdef int drop(self, Py_ssize_t count) except -1:
+        self.start += count
+        self.size -= count
+        if self.size == 0:
+            self.chunks.clear()
+            self.first = self.skip = 0
+            return 0
+        count += self.skip
+        while count >= len(self.chunks[self.first]):
+            count -= len(self.chunks[self.first])
+            self.chunks[self.first] = None
+            self.first += 1
+        self.skip = count
+        if self.first >= _COMPACT_AFTER and 2 * self.first >= len(self.chunks):
+            del self.chunks[:self.first]
+            self.first = 0
+        return 0
+
+
+@cython.final
+cdef class SendBuffer:
+    """Bytes of a stream that were never sent, in order."""
+
+    cdef _Run _unsent
+
+    def __cinit__(self):
+        self._unsent = _Run(0)
+
+    def write(self, bytes data not None):
+        """Add to the end."""
+        if data:
+            self._unsent.append(data)
+
+    def take(self, Py_ssize_t limit):
+        """Remove and return the next min(limit, unsent) bytes as one object."""
+        cdef bytes taken = b"".join(self._unsent.views(limit, self._unsent.size))
+        if taken:
+            self._unsent.drop(len(taken))
+        return taken
+
+    def clear(self):
+        """Drop all; return how many bytes."""
+        cdef Py_ssize_t count = self._unsent.size
+        self._unsent.drop(count)
+        return count
+
+    @property
+    def offset(self):
+        """Stream offset of the next byte to be taken."""
+        return self._unsent.start
+
+    def __len__(self):
+        return self._unsent.size
+
+
+# --- ShotWriter -----------------------------------------------------------------------------------------------------------
+# What: builds a body frame by frame, then seals it (PROTOCOL.md sections 3 and 5). Invariant: `size` covers whole frames only;
+# a frame is written from `_at` on and counts once it is known to fit, so a refused frame leaves the body as it was. Bound: one
+# buffer, at most twice the largest body. Cost: one copy of the data into the body, one of the sealed body behind its header.
+
+@cython.final
+cdef class ShotWriter:
+    """Builds one body at a time in a buffer of its own and seals it. Reused for every shot of a session."""
+
+    cdef bytearray _buffer
+    cdef readonly Py_ssize_t size
+    cdef Py_ssize_t _at
+
+    def __cinit__(self):
+        self._buffer = bytearray(_FIRST_CAPACITY)
+
+    cdef int _start(self, Py_ssize_t most) except -1:
+        """Make room for a frame of at most `most` bytes."""
+        if self.size == 0:
+            raise LocalProtocolError("a frame was added before the body was begun")
+        self._at = self.size
+        if self._at + most > len(self._buffer):
+            PyByteArray_Resize(self._buffer, max(self._at + most, 2 * len(self._buffer)))
+        return 0
+
+    cdef int _finish(self) except -1:
+        if self._at > _MAX_BODY:
+            raise LocalProtocolError(f"a body of {self._at} bytes, but a shot holds {_MAX_BODY}")
+        self.size = self._at
+        return 0
+
+    cdef inline uint8_t* _end(self) noexcept:
+        return <uint8_t*> PyByteArray_AS_STRING(self._buffer) + self._at
+
+    cdef inline void _put_byte(self, uint8_t value) noexcept:
+        self._end()[0] = value
+        self._at += 1
+
+    cdef int _put_varint(self, object value) except -1:
+        if not 0 <= value <= _MAX_VARINT:
+            raise LocalProtocolError(f"{value} does not fit into a varint")
+        self._at += _store_varint(self._end(), value)
+        return 0
+
+    cdef inline void _put_bytes(self, const void* data, Py_ssize_t count) noexcept:
+        memcpy(self._end(), data, count)
+        self._at += count
+
+    cdef int _put_ranges(self, list ranges) except -1:
+        if not 1 <= len(ranges) <= MAX_ACK_RANGES:
+            raise LocalProtocolError(f"{len(ranges)} ranges in an ack: 1 to {MAX_ACK_RANGES} are possible")
+        self._put_varint(len(ranges))
+        previous = None
+        for low, high in ranges:
+            if low < 0:
+                raise LocalProtocolError(f"a range from {low} on in an ack")
+            self._put_varint(high if previous is None else previous - high - 2)
+            self._put_varint(high - low)
+            previous = low
+        return 0
+
+    cdef int _put_frame(self, uint8_t kind, tuple values) except -1:
+        self._start(_FRAME_HEAD)
+        self._put_byte(kind)
+        for value in values:
+            self._put_varint(value)
+        return self._finish()
+
+    def begin(self, want):
+        """Start a body; `want` above 65,535 is cut to that."""
+        if want < 0:
+            raise LocalProtocolError(f"want is {want}")
+        _store(<uint8_t*> PyByteArray_AS_STRING(self._buffer), min(want, _MAX_WANT), _WANT_SIZE)
+        self.size = _WANT_SIZE
+
+    def ping(self):
+        self._put_frame(PING, ())
+
+    def ack(self, answered, delay_us, list ranges not None, list rebuilt not None):
+        """An ack of `ranges` and, where there are any, of `rebuilt` ones. LocalProtocolError for ranges out of order."""
+        self._start(_ACK_HEAD)
+        self._put_byte(_ACK_REBUILT if rebuilt else ACK)
+        self._put_varint(answered)
+        self._put_varint(delay_us)
+        self._put_ranges(ranges)
+        if rebuilt:
+            self._put_ranges(rebuilt)
+        self._finish()
+
+    def credit(self, total):
+        self._put_frame(CREDIT, (total,))
+
+    def stream_credit(self, stream_id, limit):
+        self._put_frame(STREAM_CREDIT, (stream_id, limit))
+
+    def reset(self, stream_id, code, final_size):
+        self._put_frame(RESET, (stream_id, code, final_size))
+
+    def close(self, code, str reason not None):
+        """Ends the session. The reason is cut to 255 bytes of UTF-8."""
+        # Cut in the middle of a character it would be no UTF-8 any more.
+        cdef bytes text = reason.encode("utf-8", "replace")[:_MAX_REASON].decode("utf-8", "ignore").encode("utf-8")
+        self._start(_FRAME_HEAD + _MAX_REASON)
+        self._put_byte(CLOSE)
+        self._put_varint(code)
+        self._put_byte(<uint8_t> len(text))
+        self._put_bytes(PyBytes_AS_STRING(text), len(text))
+        self._finish()
+
+    def stream(self, stream_id, offset, data, bint fin):
+        """Stream bytes from `offset` on. LocalProtocolError where they do not fit into the body."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if view.len > _MAX_BODY or offset + view.len > _MAX_VARINT:
+                raise LocalProtocolError(f"{view.len} bytes at offset {offset} are too many for a frame")
+            self._start(_FRAME_HEAD + view.len)
+            self._put_byte(STREAM | _STREAM_FIN if fin else STREAM)
+            self._put_varint(stream_id)
+            self._put_varint(offset)
+            self._put_varint(view.len)
+            self._put_bytes(view.buf, view.len)
+            self._finish()
+        finally:
+            PyBuffer_Release(&view)
+
+    def seal(self, aead, flags, epoch, number):
+        """Seal the body: the shot as it goes on the wire. The body is gone after that."""
+        if self.size == 0:
+            raise LocalProtocolError("there is no body to be sealed")
+        if flags not in (0, FINAL):
+            raise LocalProtocolError(f"flags {flags:#x} on a shot with frames")
+        cdef bytes shot = _seal(aead, flags, epoch, number, PyMemoryView_FromObject(self._buffer)[:self.size], self.size)
+        self.size = 0
+        return shot
+
+
+cdef bytes _seal(object aead, object flags, object epoch, object number, object body, Py_ssize_t size):
+    """Header and sealed body. The tag's size is the cipher's promise, so it is checked."""
+    cdef uint8_t header[HEADER_SIZE]
+    cdef bytes head, sealed
+    if not 0 <= epoch <= 255 or not 0 <= number <= _MAX_VARINT:
+        raise LocalProtocolError(f"epoch {epoch}, number {number}: out of range")
+    header[0] = flags
+    header[1] = epoch
+    _store(header + 2, size + TAG_SIZE, 3)
+    _store(header + 5, number, 8)
+    head = PyBytes_FromStringAndSize(<char*> header, HEADER_SIZE)
+    sealed = aead.encrypt(_NONCE_ZEROS + head[5:], body, head)
+    if len(sealed) != size + TAG_SIZE:
+        raise LocalProtocolError(f"the cipher made {len(sealed)} bytes of {size}")
+    return head + sealed
+
+
+def seal_hello(aead, epoch, number, kind, rtt_us, want):
+    """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 and a want above 65,535 are cut."""
+    cdef uint8_t body[_HELLO_SIZE]
+    if not 0 <= kind <= _MAX_HELLO_KIND or rtt_us < 0 or want < 0:
+        raise LocalProtocolError(f"no hello: kind {kind}, RTT {rtt_us}, want {want}")
+    body[0] = kind
+    _store(body + 1, min(rtt_us, 0xffffffff), 4)
+    _store(body + 5, min(want, _MAX_WANT), _WANT_SIZE)
+    return _seal(aead, HELLO, epoch, number, PyBytes_FromStringAndSize(<char*> body, _HELLO_SIZE), _HELLO_SIZE)
+
+
+# --- Fec ------------------------------------------------------------------------------------------------------------------
+# What: parity over sealed shots (PROTOCOL.md section 6), and the only caller of zfec. Invariant: zfec sees distinct numbers
+# below m, bytes of one length, and tuples made for it alone: it hangs on a repeated primary, returns garbage for a repeated or
+# foreign number, and reorders the tuples it is given. Bound: data + parity blocks of at most _MAX_BLOCK bytes, each present
+# shot copied once. Cost: zfec's, O(parity or missing * data * length).
+
+@cython.final
+cdef class Fec:
+    """Systematic Reed-Solomon over shots, zfec behind its one guard."""
+
+    cdef int _data
+    cdef int _parity
+    cdef tuple _parity_numbers
+    cdef object _encoder
+    cdef object _decoder
+
+    def __cinit__(self, data, parity):
+        if data < 1 or parity < 1 or data + parity > _MAX_BLOCKS:
+            raise ValueError(f"{data} data and {parity} parity blocks: at least one of each, {_MAX_BLOCKS} together")
+        self._data = data
+        self._parity = parity
+        self._parity_numbers = tuple(range(data, data + parity))
+        self._encoder = zfec.Encoder(data, data + parity)
+        self._decoder = zfec.Decoder(data, data + parity)
+
+    def encode(self, shots):
+        """The `parity` blocks of `data` shots. ValueError for another count of shots or one that is too long."""
+        cdef list given = list(shots)
+        if len(given) != self._data:
+            raise ValueError(f"{len(given)} shots, not {self._data}")
+        cdef Py_ssize_t length = _BLOCK_PREFIX + max(map(len, given))
+        if length > _MAX_BLOCK:
+            raise ValueError(f"a shot of {length - _BLOCK_PREFIX} bytes")
+        cdef list blocks = []
+        for shot in given:
+            blocks.append(_block(shot, length))
+        return self._encoder.encode(tuple(blocks), self._parity_numbers)
+
+    def rebuild(self, dict shots not None, dict parity not None):
+        """The missing data shots by index. ValueError for too few blocks or an index out of range; RemoteProtocolError
+        where blocks contradict each other."""
+        if not all(0 <= i < self._data for i in shots) or not all(0 <= i < self._parity for i in parity):
+            raise ValueError("a shot or a parity block with an index that is not of this stripe")
+        cdef list missing = [i for i in range(self._data) if i not in shots]
+        if not missing:
+            return {}
+        if len(parity) < len(missing):
+            raise ValueError(f"{len(missing)} shots are missing, but there are {len(parity)} parity blocks")
+        cdef Py_ssize_t length = _parity_length(shots, parity)
+        cdef list numbers = sorted(shots), blocks = []
+        for i in numbers:
+            blocks.append(_block(shots[i], length))
+        for i in sorted(parity)[:len(missing)]:
+            numbers.append(self._data + i)
+            blocks.append(bytes(parity[i]))
+        cdef list whole = self._decoder.decode(tuple(blocks), tuple(numbers))
+        cdef dict rebuilt = {}
+        for i in missing:
+            rebuilt[i] = _shot_of(whole[i])
+        return rebuilt
+
+
+cdef Py_ssize_t _parity_length(dict shots, dict parity) except -1:
+    """The one length of all blocks of a stripe."""
+    cdef set lengths = {len(block) for block in parity.values()}
+    if len(lengths) != 1:
+        raise RemoteProtocolError("parity blocks of different lengths")
+    cdef Py_ssize_t length = lengths.pop()
+    if not _BLOCK_PREFIX <= length <= _MAX_BLOCK or any([_BLOCK_PREFIX + len(shot) > length for shot in shots.values()]):
+        raise RemoteProtocolError(f"a parity block of {length} bytes does not fit its shots")
+    return length
+
+
+cdef bytes _block(bytes shot, Py_ssize_t length):
+    """A shot as it enters the calculation: its length, itself, zeros up to `length`."""
+    cdef bytes block = PyBytes_FromStringAndSize(NULL, length)
+    cdef uint8_t* at = <uint8_t*> PyBytes_AS_STRING(block)
+    cdef Py_ssize_t used = _BLOCK_PREFIX + len(shot)
+    _store(at, len(shot), _BLOCK_PREFIX)
+    memcpy(at + _BLOCK_PREFIX, PyBytes_AS_STRING(shot), len(shot))
+    memset(at + used, 0, length - used)
+    return block
+
+
+cdef bytes _shot_of(bytes block):
+    cdef Py_ssize_t used = _BLOCK_PREFIX + <Py_ssize_t> _load(<const uint8_t*> PyBytes_AS_STRING(block), _BLOCK_PREFIX)
+    if used > len(block) or block.count(0, used) != len(block) - used:
+        raise RemoteProtocolError("the blocks of a stripe contradict each other")
+    return block[_BLOCK_PREFIX:used]
+
+
+# --- ShotReader -----------------------------------------------------------------------------------------------------------
+# What: cuts what a carrier brings into sealed shots (PROTOCOL.md sections 3 and 4). Invariant: `_partial` is the start of one
+# shot whose header, once it is there, was checked; nothing is kept of a refused one. Bound: one shot. Cost: none for a read
+# that is exactly one shot, otherwise one copy of each byte, two where a shot came in pieces.
+
+@cython.final
+cdef class ShotReader:
+    """Cuts the bytes of a carrier into sealed shots, whatever pieces they come in."""
+
+    cdef bytearray _partial
+    cdef bint _expect_hello
+    cdef bint _ended
+    cdef bint _failed
+
+    def __cinit__(self, bint expect_hello=False):
+        self._partial = bytearray()
+        self._expect_hello = expect_hello
+
+    def feed(self, bytes data not None):
+        """Take what was read; return the shots that are now whole. RemoteProtocolError once and for good."""
+        if self._failed:
+            raise RemoteProtocolError("this carrier has already broken the protocol")
+        try:
+            return self._cut(data)
+        except BaseException:
+            self._failed = True
+            self._partial = bytearray()
+            raise
+
+    @property
+    def pending(self):
+        """Bytes kept of a shot that is not whole."""
+        return len(self._partial)
+
+    cdef list _cut(self, bytes data):
+        cdef list records = []
+        cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(data)
+        cdef Py_ssize_t at = 0, end = len(data), size
+        if len(self._partial):
+            at = self._complete(base, end, records)
+        while at < end:
+            if self._ended:
+                raise RemoteProtocolError("bytes after the shot that was marked as the last one")
+            if end - at < HEADER_SIZE:
+                break
+            size = _shot_size(base + at, self._expect_hello)
+            if size > end - at:
+                break
+            records.append(self._record(data if size == end else data[at:at + size]))
+            at += size
+        self._keep(base + at, end - at)
+        return records
+
+    cdef Py_ssize_t _complete(self, const uint8_t* data, Py_ssize_t count, list records) except -1:
+        """Add to the partial shot; return how many bytes it took."""
+        cdef Py_ssize_t used = 0, size
+        if len(self._partial) < HEADER_SIZE:
+            used = min(HEADER_SIZE - len(self._partial), count)
+            self._keep(data, used)
+            if len(self._partial) < HEADER_SIZE:
+                return used
+        size = _shot_size(<const uint8_t*> PyByteArray_AS_STRING(self._partial), self._expect_hello)
+        count = min(size - len(self._partial), count - used)
+        self._keep(data + used, count)
+        if len(self._partial) == size:
+            records.append(self._record(bytes(self._partial)))
+            self._partial = bytearray()
+        return used + count
+
+    cdef int _keep(self, const uint8_t* data, Py_ssize_t count) except -1:
+        cdef Py_ssize_t have = len(self._partial)
+        if count:
+            PyByteArray_Resize(self._partial, have + count)
+            memcpy(PyByteArray_AS_STRING(self._partial) + have, data, count)
+        return 0
+
+    cdef tuple _record(self, bytes shot):
+        cdef const uint8_t* header = <const uint8_t*> PyBytes_AS_STRING(shot)
+        self._expect_hello = False
+        self._ended = header[0] & FINAL != 0
+        return header[0], header[1], _load(header + 5, 8), shot
+
+
+cdef Py_ssize_t _shot_size(const uint8_t* header, bint hello) except -1:
+    """Bytes of a whole shot, after the checks of its flags and length."""
+    cdef Py_ssize_t sealed = <Py_ssize_t> _load(header + 2, 3)
+    if header[0] & ~_KNOWN_FLAGS:
+        raise RemoteProtocolError(f"unknown flags {header[0]:#x}")
+    if (header[0] & HELLO != 0) != hello:
+        raise RemoteProtocolError("a shot where a hello was due" if hello else "a hello where a shot was due")
+    if not _MIN_SEALED <= sealed <= (MAX_HELLO_SEALED if hello else MAX_SEALED):
+        raise RemoteProtocolError(f"a sealed length of {sealed}")
+    return HEADER_SIZE + sealed
+
+
+# --- ReplayWindow ---------------------------------------------------------------------------------------------------------
+# What: which numbers were opened (RFC 6479). Invariant: for every number of the window a bit, set where it was opened; the one
+# word beyond the window lets whole words be cleared when it moves. Bound: 16 KB, inside the object. Cost: O(1); moving on
+# clears each word at most once.
+
+@cython.final
+cdef class ReplayWindow:
+    """The numbers opened so far: REPLAY_WINDOW up to the highest."""
+
+    cdef uint64_t _next
+    cdef uint64_t _bits[_WINDOW_WORDS]
+
+    @property
+    def highest(self):
+        """Highest number marked, -1 before the first."""
+        return <int64_t> self._next - 1
+
+    cpdef int check(self, uint64_t number) except -1:
+        """FRESH, SEEN or OLD; changes nothing."""
+        if number >= self._next:
+            return FRESH
+        if number + REPLAY_WINDOW < self._next:
+            return OLD
+        return SEEN if self._bits[number // _WORD_BITS % _WINDOW_WORDS] >> number % _WORD_BITS & 1 else FRESH
+
+    def mark(self, uint64_t number):
+        """Mark an opened number. RemoteProtocolError for a jump over MAX_JUMP, ValueError if it is not FRESH."""
+        if self.check(number) != FRESH:
+            raise ValueError(f"number {number} was marked before or is too old")
+        if number >= self._next:
+            if number - self._next >= MAX_JUMP:
+                raise RemoteProtocolError(f"shot {number} is too far above {self.highest}")
+            self._advance(number)
+        self._bits[number // _WORD_BITS % _WINDOW_WORDS] |= <uint64_t> 1 << number % _WORD_BITS
+
+    cdef void _advance(self, uint64_t number) noexcept:
+        # The word of `_next` itself is in use already, unless `_next` is its first bit.
+        cdef uint64_t word = (self._next + _WORD_BITS - 1) // _WORD_BITS
+        cdef uint64_t last = number // _WORD_BITS
+        if last >= word + _WINDOW_WORDS:
+            word = last + 1 - _WINDOW_WORDS
+        while word <= last:
+            self._bits[word % _WINDOW_WORDS] = 0
+            word += 1
+        self._next = number + 1
+
+
+# --- open_frames, open_hello ----------------------------------------------------------------------------------------------
+# What: opens a shot and takes its body apart in one call (PROTOCOL.md sections 3 to 5). Invariant: a cursor never passes the
+# end of the body; every length and count is checked against what is left, or its limit, before it is used. Bound: one list entry
+# for each frame. Cost: one pass; data that makes up half of the body is not copied.
+
+cdef struct _Cursor:
+    const uint8_t* base
+    Py_ssize_t at
+    Py_ssize_t end
+
+
+cdef const uint8_t* _read(_Cursor* cursor, int64_t count) except NULL:
+    """The next `count` bytes."""
+    cdef const uint8_t* found = cursor.base + cursor.at
+    if count > cursor.end - cursor.at:
+        raise RemoteProtocolError("a frame is cut short")
+    cursor.at += count
+    return found
+
+
+cdef int64_t _read_varint(_Cursor* cursor) except -1:
+    cdef const uint8_t* first = _read(cursor, 1)
+    cdef int size = 1 << (first[0] >> 6)
+    _read(cursor, size - 1)
+    return <int64_t> (_load(first, size) & ((<uint64_t> 1 << (8 * size - 2)) - 1))
+
+
+cdef list _read_ranges(_Cursor* cursor):
+    cdef int64_t count = _read_varint(cursor), high, low = 0, i
+    cdef list ranges = []
+    if not 1 <= count <= MAX_ACK_RANGES:
+        raise RemoteProtocolError(f"{count} ranges in an ack")
+    for i in range(count):
+        high = low - 2 - _read_varint(cursor) if i else _read_varint(cursor)
+        low = high - _read_varint(cursor)
+        if low < 0:
+            raise RemoteProtocolError("a range below 0 in an ack")
+        ranges.append((low, high))
+    return ranges
+
+
+cdef tuple _read_ack(_Cursor* cursor, bint with_rebuilt):
+    cdef int64_t answered = _read_varint(cursor), delay_us = _read_varint(cursor)
+    cdef list ranges = _read_ranges(cursor)
+    return ACK, answered, delay_us, ranges, _read_ranges(cursor) if with_rebuilt else []
+
+
+cdef tuple _read_close(_Cursor* cursor):
+    cdef int64_t code = _read_varint(cursor)
+    cdef int length = _read(cursor, 1)[0]
+    cdef bytes reason = PyBytes_FromStringAndSize(<const char*> _read(cursor, length), length)
+    try:
+        return CLOSE, code, reason.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RemoteProtocolError("the reason of a close is not UTF-8") from None
+
+
+cdef tuple _read_stream(_Cursor* cursor, int kind, bytes body):
+    cdef int64_t stream_id = _read_varint(cursor), offset = _read_varint(cursor), length
+    length = cursor.end - cursor.at if kind & _STREAM_OPEN_ENDED else _read_varint(cursor)
+    cdef Py_ssize_t start = cursor.at
+    _read(cursor, length)
+    if offset > _MAX_VARINT - length:
+        raise RemoteProtocolError(f"stream data ends above {_MAX_VARINT}")
+    # A view of a small part would keep the whole body alive.
+    data = PyMemoryView_FromObject(body)[start:cursor.at] if length and 2 * length >= len(body) else body[start:cursor.at]
+    return STREAM, stream_id, offset, data, kind & _STREAM_FIN != 0
+
+
+cdef tuple _read_frame(_Cursor* cursor, bytes body):
+    cdef int kind = _read(cursor, 1)[0]
+    if STREAM <= kind <= STREAM | _STREAM_FIN | _STREAM_OPEN_ENDED:
+        return _read_stream(cursor, kind, body)
+    if kind == ACK or kind == _ACK_REBUILT:
+        return _read_ack(cursor, kind == _ACK_REBUILT)
+    if kind == PING:
+        return (PING,)
+    if kind == CREDIT:
+        return CREDIT, _read_varint(cursor)
+    if kind == STREAM_CREDIT:
+        return STREAM_CREDIT, _read_varint(cursor), _read_varint(cursor)
+    if kind == RESET:
+        return RESET, _read_varint(cursor), _read_varint(cursor), _read_varint(cursor)
+    if kind == CLOSE:
+        return _read_close(cursor)
+    raise RemoteProtocolError(f"unknown frame type {kind:#x}")
+
+
+cdef bytes _open(object aead, bytes record, bint hello):
+    """The body of a shot. One that was rebuilt from parity has not met a ShotReader, so the header is checked here too."""
+    cdef const uint8_t* header = <const uint8_t*> PyBytes_AS_STRING(record)
+    if len(record) < HEADER_SIZE or len(record) != _shot_size(header, hello):
+        raise RemoteProtocolError(f"a shot of {len(record)} bytes is not as long as it says")
+    cdef bytes head = record[:HEADER_SIZE]
+    cdef bytes body = aead.decrypt(_NONCE_ZEROS + head[5:], PyMemoryView_FromObject(record)[HEADER_SIZE:], head)
+    if len(body) != len(record) - HEADER_SIZE - TAG_SIZE:
+        raise LocalProtocolError(f"the cipher made {len(body)} bytes of {len(record) - HEADER_SIZE}")
+    if header[0] & PARITY:
+        raise RemoteProtocolError("parity came to an end that has not asked for it")
+    return body
+
+
+def open_hello(aead, bytes record not None):
+    """Open a hello: kind, rtt_us, want. Raises InvalidTag or RemoteProtocolError."""
+    cdef bytes body = _open(aead, record, True)
+    cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(body)
+    if len(body) != _HELLO_SIZE or base[0] > _MAX_HELLO_KIND:
+        raise RemoteProtocolError(f"a hello of {len(body)} bytes and kind {base[0]}")
+    return base[0], _load(base + 1, 4), _load(base + 5, _WANT_SIZE)
+
+
+def open_frames(aead, bytes record not None):
+    """Open a shot and take its body apart: want, and the frames in order. Raises InvalidTag or RemoteProtocolError."""
+    cdef bytes body = _open(aead, record, False)
+    cdef _Cursor cursor
+    cdef list frames = []
+    cursor.base = <const uint8_t*> PyBytes_AS_STRING(body)
+    cursor.at = _WANT_SIZE
+    cursor.end = len(body)
+    while cursor.at < cursor.end:
+        frames.append(_read_frame(&cursor, body))
+    return _load(cursor.base, _WANT_SIZE), frames
+
+
+# --- RangeSet -------------------------------------------------------------------------------------------------------------
+# What: integers as ranges. Invariant: `_lows` and `_highs` run in parallel, rising, with a gap of at least one integer between
+# ranges. Bound: the caller's. Cost: O(1) to extend the highest range or to add one above it, else a bisection and moving the
+# lists' pointers.
+
+@cython.final
+cdef class RangeSet:
+    """A set of integers kept as sorted inclusive ranges."""
+
+    cdef list _lows
+    cdef list _highs
+
+    def __cinit__(self):
+        self._lows = []
+        self._highs = []
+
+    cpdef add(self, int64_t low, int64_t high):
+        """Add all integers from `low` to `high`; ValueError if there are none."""
+        cdef Py_ssize_t last = len(self._lows) - 1, first, after
+        if low > high:
+            raise ValueError(f"no range: {low} to {high}")
+        if last < 0 or low - 1 > <int64_t> self._highs[last]:
+            self._lows.append(low)
+            self._highs.append(high)
+        elif low >= <int64_t> self._lows[last]:
+            if high > <int64_t> self._highs[last]:
+                self._highs[last] = high
+        else:
+            first = _bisect(self._highs, low - 1)
+            after = _bisect(self._lows, high + 2)
+            if first < after:
+                low = min(low, <int64_t> self._lows[first])
+                high = max(high, <int64_t> self._highs[after - 1])
+            self._lows[first:after] = [low]
+            self._highs[first:after] = [high]
+
+    def __contains__(self, int64_t number):
+        cdef Py_ssize_t at = _bisect(self._highs, number)
+        return at < len(self._lows) and <int64_t> self._lows[at] <= number
+
+    def __len__(self):
+        return len(self._lows)
+
+    def ranges(self):
+        """(low, high) of each range, the highest first."""
+        return list(zip(reversed(self._lows), reversed(self._highs)))
+
+    cdef int trim(self, Py_ssize_t most) except -1:
+        """Forget the lowest ranges beyond `most`."""
+        if len(self._lows) > most:
+            del self._lows[:len(self._lows) - most]
+            del self._highs[:len(self._highs) - most]
+        return 0
+
+
+cdef Py_ssize_t _bisect(list rising, int64_t value) except -1:
+    """Index of the first entry that is not below `value`."""
+    cdef Py_ssize_t low = 0, high = len(rising), middle
+    while low < high:
+        middle = (low + high) // 2
+        if <int64_t> rising[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+# --- AckLog ---------------------------------------------------------------------------------------------------------------
+# What: numbers that are still to be listed in acks, by how often they were. Invariant: what an ack lists is the top of all
+# generations down to one number, so no range is torn when it moves to the next generation. Bound: _MAX_HELD_RANGES in each
+# generation; beyond that the oldest are forgotten, and the other end sends what they held again. Cost: add O(1) for a number
+# next to the newest range; take O(ranges listed).
+
+@cython.final
+cdef class _Reports:
+    cdef list _generations
+
+    def __cinit__(self):
+        self._generations = [RangeSet() for _ in range(_ACK_GENERATIONS)]
+
+    cdef int add(self, int64_t number) except -1:
+        cdef RangeSet new = self._generations[0]
+        if number < 0:
+            raise ValueError(f"shot number {number}")
+        new.add(number, number)
+        new.trim(_MAX_HELD_RANGES)
+        return 0
+
+    cdef bint any(self) except -1:
+        cdef RangeSet generation
+        for generation in self._generations:
+            if generation._lows:
+                return True
+        return False
+
+    cdef list take(self):
+        cdef list ranges = self._newest()
+        if ranges:
+            self._age(ranges[len(ranges) - 1][0])
+        return ranges
+
+    cdef list _newest(self):
+        """The newest MAX_ACK_RANGES ranges of all generations together."""
+        cdef list ranges = []
+        cdef RangeSet generation
+        cdef Py_ssize_t left[_ACK_GENERATIONS]
+        cdef int64_t low = 0, high = -1, top
+        cdef int i, best
+        for i in range(_ACK_GENERATIONS):
+            left[i] = len(<RangeSet> self._generations[i])
+        while True:
+            best = -1
+            top = -1
+            for i in range(_ACK_GENERATIONS):
+                generation = self._generations[i]
+                if left[i] and <int64_t> generation._highs[left[i] - 1] > top:
+                    best = i
+                    top = generation._highs[left[i] - 1]
+            if high >= 0 and (best < 0 or top < low - 1):
+                ranges.append((low, high))
+                high = -1
+            if best < 0 or len(ranges) == MAX_ACK_RANGES:
+                return ranges
+            left[best] -= 1
+            generation = self._generations[best]
+            low = generation._lows[left[best]] if high < 0 else min(low, <int64_t> generation._lows[left[best]])
+            high = max(high, top)
+
+    cdef int _age(self, int64_t lowest) except -1:
+        """Everything from `lowest` on was listed once more."""
+        cdef RangeSet generation
+        cdef list lows = [], highs = []
+        cdef Py_ssize_t at
+        for generation in self._generations:
+            at = _bisect(generation._lows, lowest)
+            lows, generation._lows[at:] = generation._lows[at:], lows
+            highs, generation._highs[at:] = generation._highs[at:], highs
+            generation.trim(_MAX_HELD_RANGES)
+        return 0
+
+
+@cython.final
+cdef class AckLog:
+    """Shot numbers to be acknowledged. Each goes into three acks; newest ranges first, MAX_ACK_RANGES in each."""
+
+    cdef _Reports _received
+    cdef _Reports _rebuilt
+    cdef int64_t _highest
+
+    def __cinit__(self):
+        self._received = _Reports()
+        self._rebuilt = _Reports()
+        self._highest = -1
+
+    def add(self, int64_t number):
+        """A shot came in and was taken in. ValueError for a number below 0."""
+        self._received.add(number)
+        self._highest = max(self._highest, number)
+
+    def add_rebuilt(self, int64_t number):
+        """A shot was rebuilt from parity. ValueError for a number below 0."""
+        self._rebuilt.add(number)
+
+    def __bool__(self):
+        return self._received.any() or self._rebuilt.any()
+
+    def take(self):
+        """Ranges of received and of rebuilt numbers for one ack; counts as one report of each."""
+        cdef list received = self._received.take(), rebuilt = self._rebuilt.take()
+        # An ACK frame lists at least one received number.
+        if rebuilt and not received and self._highest >= 0:
+            received = [(self._highest, self._highest)]
+        return received, rebuilt
+
+
+# --- RecvBuffer -----------------------------------------------------------------------------------------------------------
+# What: puts the pieces of a stream in order again. Invariant: `_ready` is what may be read now; `_waiting` holds runs sorted by
+# offset, each with a gap before it; `held` is the length of all. A view is kept only of bytes at most twice as long. Bound: the
+# caller's, by `end` of a piece, `held` and `pieces`. Cost: O(1) in order; else a bisection and moving the list's pointers.
+
+@cython.final
+cdef class RecvBuffer:
+    """Reassembly of one direction of a stream: pieces in any order, repeated, overlapping; bytes in order."""
+
+    cdef _Run _ready
+    cdef list _waiting
+    cdef readonly Py_ssize_t held
+    cdef readonly int64_t highest
+    cdef readonly int64_t final_size
+
+    def __cinit__(self):
+        self._ready = _Run(0)
+        self._waiting = []
+        self.final_size = -1
+
+    def insert(self, int64_t offset, data, bint fin):
+        """Keep what is new; return how many bytes became readable. RemoteProtocolError for data beyond the final size or a
+        contradicting final size."""
+        cdef object piece = _plain(data)
+        cdef int64_t next_offset = self._ready.start + self._ready.size, end = offset + len(piece)
+        cdef Py_ssize_t readable = self._ready.size
+        if offset < 0:
+            raise ValueError(f"stream offset {offset}")
+        self._check_size(end, fin)
+        self.highest = max(self.highest, end)
+        if end <= next_offset:
+            return 0
+        if offset == next_offset and not self._waiting:
+            self._ready.append(_kept(piece))
+            self.held += len(piece)
+        else:
+            self._fill(piece, offset, end)
+        return self._ready.size - readable
+
+    cdef int _check_size(self, int64_t end, bint fin) except -1:
+        if self.final_size >= 0 and (end > self.final_size or fin and end != self.final_size):
+            raise RemoteProtocolError(f"stream data up to {end}, but it ends at {self.final_size}")
+        if fin:
+            if end < self.highest:
+                raise RemoteProtocolError(f"a stream ends at {end}, but had data up to {self.highest}")
+            self.final_size = end
+        return 0
+
+    cdef int _fill(self, object piece, int64_t offset, int64_t end) except -1:
+        """Keep the parts of a piece that fall into gaps."""
+        cdef int64_t at = offset, stop
+        cdef Py_ssize_t index
+        cdef _Run run
+        while True:
+            at = max(at, self._ready.start + self._ready.size)
+            if at >= end:
+                return 0
+            stop = end
+            index = self._find(at)
+            if index < len(self._waiting):
+                run = self._waiting[index]
+                stop = min(end, run.start)
+            if at < stop:
+                self._put(_kept(piece[at - offset:stop - offset]), at, index)
+                at = stop
+            else:
+                at = run.start + run.size
+
+    cdef Py_ssize_t _find(self, int64_t offset) except -1:
+        """Index of the first waiting run that ends above `offset`."""
+        cdef Py_ssize_t low = 0, high = len(self._waiting), middle
+        cdef _Run run
+        while low < high:
+            middle = (low + high) // 2
+            run = self._waiting[middle]
+            if run.start + run.size <= offset:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    cdef int _put(self, object part, int64_t at, Py_ssize_t index) except -1:
+        """Keep a part that fits into the gap before the waiting run `index`."""
+        cdef _Run left = self._waiting[index - 1] if index else self._ready
+        cdef _Run right = self._waiting[index] if index < len(self._waiting) else None
+        cdef bint meets_right = right is not None and at + len(part) == right.start
+        self.held += len(part)
+        if left.start + left.size == at:
+            left.append(part)
+            if meets_right:
+                left.absorb(right)
+                del self._waiting[index]
+        elif meets_right:
+            right.prepend(part)
+        else:
+            left = _Run(at)
+            left.append(part)
+            self._waiting.insert(index, left)
+        return 0
+
+    def peek(self, Py_ssize_t limit=_NO_LIMIT):
+        """Readable buffers in order, at most `limit` bytes and 64 buffers."""
+        return self._ready.views(limit, _PEEK_BUFFERS)
+
+    def consume(self, Py_ssize_t count):
+        """Forget the next `count` readable bytes; ValueError if there are fewer."""
+        if not 0 <= count <= self._ready.size:
+            raise ValueError(f"{count} bytes to consume, {self._ready.size} readable")
+        self._ready.drop(count)
+        self.held -= count
+
+    def clear(self):
+        """Drop all that is held; return how many bytes were held. Readable bytes count as consumed."""
+        cdef Py_ssize_t count = self.held
+        self._ready.drop(self._ready.size)
+        self._waiting.clear()
+        self.held = 0
+        return count
+
+    @property
+    def readable(self):
+        """Bytes that are in order and not consumed."""
+        return self._ready.size
+
+    @property
+    def read_offset(self):
+        """Bytes consumed so far."""
+        return self._ready.start
+
+    @property
+    def pieces(self):
+        """Separate pieces that wait for a gap to be filled."""
+        return len(self._waiting)
+
+    @property
+    def at_end(self):
+        """Everything up to the final size was consumed."""
+        return self._ready.start == self.final_size
+
+
+cdef object _plain(object data):
+    """Bytes, or a view whose indices are bytes."""
+    if type(data) is bytes:
+        return data
+    if type(data) is not memoryview:
+        raise TypeError(f"bytes or a memoryview, not {type(data).__name__}")
+    cdef Py_buffer* view = PyMemoryView_GET_BUFFER(data)
+    return data if view.ndim == 1 and view.itemsize == 1 else bytes(data)
+
+
+cdef object _kept(object data):
+    """What may be kept of it: a view must not change, nor keep much more alive than it shows."""
+    if type(data) is bytes:
+        return data
+    if type(data.obj) is bytes and data.contiguous and 2 * len(data) >= len(data.obj):
+        return data
+    return bytes(data)
+
+
+# --- Playout --------------------------------------------------------------------------------------------------------------
+# What: the beat at which payloads in order are forwarded. Invariant: beat k is at `_start` + k * `_beat`, so it does not drift;
+# `_due` was granted and not yet released, `_queued` waits in `_lengths` from `_first` on. Bound: _MAX_WAITING_PAYLOADS lengths.
+# Cost: O(1) per payload; beats that find nothing are counted, not walked.
+
+@cython.final
+cdef class Playout:
+    """The jitter buffer's beat: which of the payloads that are in order may be forwarded now. Times are seconds."""
+
+    cdef double _beat
+    cdef Py_ssize_t _merge
+    cdef bint _catch_up
+    cdef double _free_until
+    cdef double _start
+    cdef int64_t _next_beat
+    cdef bint _behind
+    cdef readonly int64_t skipped
+    cdef list _lengths
+    cdef Py_ssize_t _first
+    cdef int64_t _queued
+    cdef int64_t _due
+    cdef double _due_since
+
+    def __cinit__(self, double beat, Py_ssize_t merge, bint catch_up, double free_until):
+        if not isfinite(beat) or beat < 0 or 0 < beat < 1e-6 or merge < 0:
+            raise ValueError(f"no beat: every {beat} s, {merge} payloads")
+        self._beat = beat
+        self._merge = max(merge, 1)
+        self._catch_up = catch_up
+        self._free_until = free_until
+        self._lengths = []
+
+    def push(self, int64_t length, double now):
+        """A payload of `length` bytes is in order now; ValueError if it is below 0, nothing happens if it is 0."""
+        if length < 0:
+            raise ValueError(f"a payload of {length} bytes")
+        if length == 0:
+            return
+        if self._beat == 0 or now < self._free_until:
+            self._grant(length, now)
+            return
+        if self._next_beat == 0:
+            self._start = now
+            self._next_beat = 1
+        # A payload that comes with a beat is in time for it.
+        self._run_beats(now, False)
+        if len(self._lengths) - self._first < _MAX_WAITING_PAYLOADS:
+            self._lengths.append(length)
+        else:
+            self._lengths[len(self._lengths) - 1] += length
+        self._queued += length
+
+    def release(self, double now):
+        """Bytes that may be forwarded now and were not released before."""
+        cdef int64_t count
+        if self._next_beat:
+            self._run_beats(now, True)
+        count = self._due
+        self._due = 0
+        return count
+
+    def deadline(self):
+        """When `release` has to be called next, at once if that is past; infinity while nothing waits."""
+        if self._due:
+            return self._due_since
+        return self._beat_time(self._next_beat) if self._queued else INFINITY
+
+    @property
+    def waiting(self):
+        """Bytes pushed and not released."""
+        return self._queued + self._due
+
+    cdef inline double _beat_time(self, int64_t beat) noexcept:
+        return self._start + beat * self._beat
+
+    cdef inline bint _passed(self, int64_t beat, double now, bint inclusive) noexcept:
+        return self._beat_time(beat) < now or inclusive and self._beat_time(beat) == now
+
+    cdef int _run_beats(self, double now, bint inclusive) except -1:
+        cdef int64_t beat
+        while self._passed(self._next_beat, now, inclusive):
+            if self._queued:
+                self._forward()
+                self._next_beat += 1
+                continue
+            # One early, because the division may round up.
+            beat = max(self._next_beat, <int64_t> floor((now - self._start) / self._beat) - 1)
+            while self._passed(beat, now, inclusive):
+                beat += 1
+            self.skipped += beat - self._next_beat
+            self._next_beat = beat
+            self._behind = True
+        return 0
+
+    cdef int _forward(self) except -1:
+        """Grant what this beat forwards."""
+        cdef Py_ssize_t count = len(self._lengths) - self._first, i
+        if not (self._catch_up and self._behind):
+            count = min(count, self._merge)
+        for i in range(self._first, self._first + count):
+            self._queued -= <int64_t> self._lengths[i]
+            self._grant(self._lengths[i], self._beat_time(self._next_beat))
+        self._first += count
+        self._behind = False
+        if self._queued == 0 or self._first >= _COMPACT_AFTER and 2 * self._first >= len(self._lengths):
+            del self._lengths[:self._first]
+            self._first = 0
+        return 0
+
+    cdef int _grant(self, int64_t length, double now) except -1:
+        if self._due == 0:
+            self._due_since = now
+        self._due += length
+        return 0

@@ -1,0 +1,209 @@
+"""Carriers: the TCP connections as the protocol sees them, and what it may ask of the side that holds the sockets."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from tcsplitter._core import ShotReader
+
+if TYPE_CHECKING:
+    from tcsplitter.session import Session
+
+
+class Kind(IntEnum):
+    """What a carrier was dialled for (PROTOCOL.md section 4)."""
+
+    FLING = 0
+    LASSO = 1
+    SYNC = 2
+    RETRY = 3
+
+
+class Op(IntEnum):
+    """What the pure side asks of the I/O side, in an Action."""
+
+    DIAL = 0
+    """Open a connection; report it connected or failed, unless it is RESET before that."""
+    WRITE = 1
+    """Send these bytes."""
+    SHUT = 2
+    """When all is sent, shut down the write side and read on."""
+    CLOSE = 3
+    """When all is sent, close; report nothing more."""
+    RESET = 4
+    """Drop what is queued and reset the connection, or stop dialling; report nothing more."""
+    PROBE = 5
+    """Report how many bytes the other kernel has not acknowledged."""
+    DISCARD = 6
+    """Read and throw away from now on; report nothing more."""
+
+
+Action = tuple[Op, "Carrier", bytes]
+
+
+class Carrier:
+    """One TCP connection: two halves, each of which ends with a shot marked FINAL.
+
+    | sent FINAL | read FINAL | the server                       | the client                        |
+    |------------|------------|----------------------------------|-----------------------------------|
+    | no         | no         | idle, or an ack is due on it     | idle, or an ack is due on it      |
+    | yes        | no         | shuts down, reads on until EOF   | waits for the ack and EOF         |
+    | no         | yes        | owes an ack, or closes           | finishes its half, then closes    |
+    | yes        | yes        | closes                           | closes after EOF                  |
+    """
+
+    __slots__ = (
+        "ack_by", "backlog", "closed", "eof", "expires_at", "idle_for", "io", "kind", "outstanding", "owes_ack",
+        "reader", "rx_final", "sent", "session", "tx_final", "tx_left", "used_at",
+    )  # fmt: skip
+
+    def __init__(self, kind: Kind, now: float) -> None:
+        self.kind = kind
+        self.used_at = now
+        """When it was dialled or accepted, or last used by this end."""
+        self.idle_for = inf
+        """Seconds without use after which this end finishes it."""
+        self.io: Any = None
+        """The I/O side's own object; nothing here looks at it."""
+        self.backlog = 0
+        """Bytes that the I/O side could not hand to the kernel yet; kept by the I/O side."""
+        self.session: Session | None = None
+        self.reader = ShotReader()
+        self.closed = False
+        """The protocol has no more use for it."""
+        self.tx_left = 1
+        """Data shots this end may still send; negative: no limit."""
+        self.tx_final = False
+        self.rx_final = False
+        self.eof = False
+        self.owes_ack = False
+        """A data shot came and this half has not answered it."""
+        self.ack_by = inf
+        """When this half has to be used at the latest."""
+        self.expires_at = inf
+        """When the carrier is given up or retired."""
+        self.sent: list[int] = []
+        """Numbers of data shots sent here and, as far as known, unacknowledged."""
+        self.outstanding = 0
+        """Bytes in its send queue, as far as known: what was sent, or what the last probe found."""
+
+
+class CarrierSet:
+    """The carriers of a session, and which of their halves this end may use.
+
+    A carrier is *idle* while this end's half is open and nothing is due on it, and *due* from a data shot or a FINAL of the
+    other end until this end has answered on its half.
+    """
+
+    def __init__(self, client: bool, reuse: int, actions: list[Action]) -> None:
+        self.all: dict[Carrier, None] = {}
+        self.idle: dict[Carrier, None] = {}
+        """The newest last."""
+        self.due: deque[Carrier] = deque()
+        """In the order of `ack_by`, but for those that were used or closed meanwhile."""
+        self.partial = 0
+        """Bytes of shots that have not arrived whole."""
+        self.check_at = inf
+        """When the first carrier expires, at the earliest."""
+        self._client = client
+        self._reuse = reuse
+        self._actions = actions
+
+    def adopt(self, carrier: Carrier, session: Session, idle_for: float, now: float) -> None:
+        """A carrier whose hello was sent or opened: both halves are open."""
+        carrier.session = session
+        carrier.tx_left = self._reuse or -1
+        carrier.used_at = now
+        carrier.idle_for = idle_for
+        self.all[carrier] = None
+        self.idle[carrier] = None
+        self.partial += carrier.reader.pending
+        self.expire(carrier, now + idle_for)
+
+    def feed(self, carrier: Carrier, data: bytes) -> list[tuple[int, int, int, bytes]]:
+        """The shots that are whole now. Raises RemoteProtocolError for what cannot be a shot."""
+        before = carrier.reader.pending
+        try:
+            return carrier.reader.feed(data)
+        finally:
+            self.partial += carrier.reader.pending - before
+
+    def make_due(self, carrier: Carrier, by: float) -> None:
+        """This end's half is to be used until `by`, if it is still open."""
+        if carrier.ack_by == inf and not (carrier.tx_final or carrier.closed):
+            carrier.ack_by = by
+            self.idle.pop(carrier, None)
+            self.due.append(carrier)
+
+    def next_due(self) -> Carrier | None:
+        """The carrier whose half has to be used first."""
+        while self.due and (self.due[0].closed or self.due[0].ack_by == inf):
+            self.due.popleft()
+        return self.due[0] if self.due else None
+
+    def take(self, reserve: int) -> Carrier | None:
+        """A carrier to send on: one that is due anyway, else an idle one beyond `reserve`: the newest, or with reuse each in turn."""
+        carrier = self.next_due()
+        if carrier is not None and not carrier.backlog:
+            return carrier
+        if len(self.idle) > reserve:
+            for carrier in reversed(self.idle) if self._reuse == 1 else self.idle:
+                if not carrier.backlog:
+                    return carrier
+        return None
+
+    def used(self, carrier: Carrier, final: bool, give_up_after: float, now: float) -> None:
+        """A shot was written to this end's half; after a final one the half is complete."""
+        carrier.used_at = now
+        carrier.ack_by = inf
+        carrier.owes_ack = False
+        self.idle.pop(carrier, None)
+        if not final:
+            self.idle[carrier] = None
+            return
+        carrier.tx_final = True
+        if carrier.rx_final if not self._client else carrier.eof:
+            self.drop(carrier, Op.CLOSE)
+            return
+        if not self._client:
+            self._actions.append((Op.SHUT, carrier, b""))
+        self.expire(carrier, now + give_up_after)
+
+    def suspend(self, carrier: Carrier) -> None:
+        """A shot on it was taken for lost: nothing more is sent on it for now."""
+        self.idle.pop(carrier, None)
+
+    def resume(self, carrier: Carrier) -> None:
+        """A shot on it was acknowledged: it works."""
+        if carrier.ack_by == inf and not (carrier.tx_final or carrier.closed) and carrier not in self.idle:
+            self.idle[carrier] = None
+
+    def finished(self, carrier: Carrier, ack_delay: float, give_up_after: float, now: float) -> None:
+        """The other end's half is complete: finish this one too."""
+        carrier.rx_final = True
+        if not self._client and carrier.tx_final:
+            self.drop(carrier, Op.CLOSE)
+        else:
+            self.make_due(carrier, now + ack_delay if self._client else now)
+            self.expire(carrier, now + give_up_after)
+
+    def drop(self, carrier: Carrier, op: Op) -> None:
+        """Take a carrier out of service by CLOSE or RESET."""
+        if not carrier.closed:
+            carrier.closed = True
+            self.partial -= carrier.reader.pending
+            self.all.pop(carrier, None)
+            self.idle.pop(carrier, None)
+            self._actions.append((op, carrier, b""))
+
+    def expire(self, carrier: Carrier, at: float) -> None:
+        carrier.expires_at = at
+        self.check_at = min(self.check_at, at)
+
+    def expired(self, now: float) -> list[Carrier]:
+        """Carriers whose time is up; each must be dropped or given a new time."""
+        self.check_at = min((c.expires_at for c in self.all if c.expires_at > now), default=inf)
+        return [c for c in self.all if c.expires_at <= now]

@@ -1,0 +1,96 @@
+"""The client end as a program: local programs connect to it, it dials the server end."""
+
+import random
+import socket
+from logging import ERROR, INFO
+
+from tcsplitter.client_end import ClientConfig, ClientEnd
+from tcsplitter.endpoints import StdioEndpoint
+from tcsplitter.net import Listener, listen_on
+from tcsplitter.options import Address, ClientOptions
+from tcsplitter.program import Program, raise_descriptor_limit
+from tcsplitter.reactor import Reactor
+from tcsplitter.transport import Dialler
+
+LISTEN_BACKLOG = 1024
+_LOCAL_DESCRIPTORS = 1024  # for connections of local programs
+
+
+class _Client(Program):
+    """A client end without anything on the local side."""
+
+    end: ClientEnd
+
+    def __init__(self, options: ClientOptions, name: str) -> None:
+        super().__init__(name, Reactor())
+        raise_descriptor_limit(2 * max(options.conns, options.burst) + _LOCAL_DESCRIPTORS, self.logger)
+        config = ClientConfig(
+            size=options.size,
+            reuse=options.reuse,
+            conns=options.conns,
+            burst=options.burst,
+            idle=options.idle,
+            linger=options.linger,
+        )
+        ((name_of_key, psk),) = options.keys.items()
+        end = ClientEnd(config, name_of_key, psk, random.SystemRandom(), self.reactor.now)
+        self.serve(end, Dialler(self.reactor, options.r_fling, end))
+
+    def settled(self, _now: float) -> None:
+        """Stop if the server end refused for good."""
+        if self.end.failed is not None and not self.reactor.stopped:
+            self.logger.log(ERROR, self.end.failed)
+            self.exit_code = 1
+            self.reactor.stop()
+
+
+class ClientProgram(_Client):
+    """Listens on `options.listen` from the moment it is made; ConfigError if it cannot. `run` serves."""
+
+    def __init__(self, options: ClientOptions) -> None:
+        sockets = listen_on("--listen", options.listen, LISTEN_BACKLOG)
+        super().__init__(options, "client")
+        self._listeners = [Listener(self.reactor, sock, self._accepted, self.log) for sock in sockets]
+        self.address = Address(options.listen.host, self._listeners[0].port)
+        """Where local programs connect; with the port that was chosen where port 0 was asked for."""
+        self.logger.log(INFO, "listening on %s, server %s", self.address, options.r_fling)
+
+    def stop_accepting(self) -> None:
+        """Take no new programs on."""
+        for listener in self._listeners:
+            listener.close()
+
+    def _accepted(self, sock: socket.socket, _host: str, now: float) -> None:
+        self.endpoints.join(sock, self.end.open_stream(now), now)
+
+
+class _Connect(_Client):
+    """A client end for one stream, joined to two descriptors."""
+
+    def __init__(self, options: ClientOptions, fd_in: int, fd_out: int) -> None:
+        super().__init__(options, "connect")
+        self.exit_code = 1  # until the stream ends in order
+        self._over = False
+        self._stdio = StdioEndpoint(self.reactor, self.end.open_stream(self.reactor.now), fd_in, fd_out, self._ended)
+        self._stdio.update(self.reactor.now)
+
+    def close(self) -> None:
+        """Give the descriptors back as they were, too."""
+        self._stdio.close()
+        super().close()
+
+    def settled(self, now: float) -> None:
+        """Leave when the stream has ended; after a clean end only once the other end has everything."""
+        super().settled(now)
+        if self._over and not self.draining and (self.exit_code or self.end.idle):
+            self.stop()
+
+    def _ended(self, clean: bool) -> None:
+        self._over = True
+        if clean:
+            self.exit_code = 0
+
+
+def run_connect(options: ClientOptions, fd_in: int = 0, fd_out: int = 1) -> int:
+    """Join stdin and stdout to one stream. Returns 0 when both directions ended in order, 1 when the stream was reset."""
+    return _Connect(options, fd_in, fd_out).run()

@@ -1,0 +1,425 @@
+"""The local side: sockets of client programs and of the service, and stdin and stdout, each joined to one stream.
+
+An endpoint keeps no data. It reads no more than the stream has room for, and what the local program does not take stays in the
+stream. `update` recomputes from the stream's state what is to be done and what is to be waited for.
+"""
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from logging import WARNING
+from math import inf
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Any, Protocol
+
+from tcsplitter.log import LimitedLog
+from tcsplitter.net import Resolver, Target, abort, start_connect
+from tcsplitter.options import Address
+from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.streams import REFUSED
+
+READ_SIZE = 262_144  # bytes read from a local program in one wake
+WRITE_LIMIT = 1_048_576  # bytes written to a local program in one go
+CHECK_EVERY = 0.5  # seconds between looks at sockets that wait for nothing and would not notice a reset
+
+
+class Stream(Protocol):
+    """What an endpoint needs of a stream; streams.Stream."""
+
+    app: Any
+    reset_code: int | None
+
+    @property
+    def room(self) -> int: ...
+    @property
+    def readable(self) -> int: ...
+    @property
+    def at_end(self) -> bool: ...
+    def write(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def reset(self, code: int = ...) -> None: ...
+    def peek(self, limit: int) -> list[bytes | memoryview]: ...
+    def consume(self, count: int) -> None: ...
+
+
+class Endpoints:
+    """All local sockets of one end. Those that wait for nothing are looked at now and then, so that a reset is noticed."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor = reactor
+        self.open: set[TcpEndpoint | _Connecting] = set()
+        self._blind: set[TcpEndpoint] = set()
+        self._check = reactor.timer(self._look)
+
+    def join(self, sock: socket.socket, stream: Stream, now: float) -> None:
+        """Join a connected, non-blocking socket to a stream."""
+        stream.app = endpoint = TcpEndpoint(self, sock, stream)
+        endpoint.update(now)
+
+    def set_blind(self, endpoint: "TcpEndpoint", blind: bool) -> None:
+        """Whether it waits for nothing, and has to be looked at."""
+        if not blind:
+            self._blind.discard(endpoint)
+        elif endpoint not in self._blind:
+            self._blind.add(endpoint)
+            if self._check.when == inf:
+                self._check.at(self.reactor.now + CHECK_EVERY)
+
+    def reset_all(self) -> None:
+        """Reset every local connection there is."""
+        for endpoint in list(self.open):
+            endpoint.abort()
+
+    def _look(self, now: float) -> None:
+        for endpoint in list(self._blind):
+            endpoint.check()
+        if self._blind:
+            self._check.at(now + CHECK_EVERY)
+
+
+class TcpEndpoint(Watched):
+    """A connected local socket, joined to a stream."""
+
+    __slots__ = ("_endpoints", "_eof", "_shut", "_sock", "_stream")
+
+    def __init__(self, endpoints: Endpoints, sock: socket.socket, stream: Stream) -> None:
+        super().__init__(endpoints.reactor, sock.fileno())
+        self._endpoints = endpoints
+        self._sock = sock
+        self._stream = stream
+        self._eof = False
+        self._shut = False
+        endpoints.open.add(self)
+
+    def on_ready(self, events: int, now: float) -> None:
+        """Serve the socket."""
+        if events & EVENT_READ:
+            self._read()
+        self.update(now)
+
+    def update(self, _now: float) -> None:
+        """Do what the stream's state asks for."""
+        if self.closed:
+            return
+        stream = self._stream
+        if stream.reset_code is not None:
+            self.abort()
+            return
+        if stream.readable:
+            self._write()
+        if stream.at_end and not (self._shut or self.closed):
+            self._shut_down()
+        if self.closed:
+            return
+        if self._eof and self._shut:
+            self._close()
+            return
+        reads = not self._eof and stream.room > 0
+        self.watch((EVENT_READ if reads else 0) | (EVENT_WRITE if stream.readable else 0))
+        self._endpoints.set_blind(self, not self.events)
+
+    def check(self) -> None:
+        """Look whether the connection broke while nothing was waited for."""
+        if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._broke()
+
+    def abort(self) -> None:
+        """Reset the local connection."""
+        abort(self._sock)
+        self._close()
+
+    def _read(self) -> None:
+        room = self._stream.room
+        if room <= 0:
+            return
+        try:
+            data = self._sock.recv(min(room, READ_SIZE))
+        except BlockingIOError:
+            return
+        except OSError:
+            self._broke()
+            return
+        if data:
+            self._stream.write(data)
+        else:
+            self._eof = True
+            self._stream.finish()
+
+    def _write(self) -> None:
+        stream = self._stream
+        budget = WRITE_LIMIT
+        while budget > 0 and stream.readable:
+            buffers = stream.peek(READ_SIZE)
+            try:
+                sent = self._sock.sendmsg(buffers)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._broke()
+                return
+            stream.consume(sent)
+            budget -= sent
+
+    def _shut_down(self) -> None:
+        self._shut = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._broke()
+
+    def _broke(self) -> None:
+        self._close()
+        self._stream.reset()
+
+    def _close(self) -> None:
+        self.closed = True
+        self.watch(0)
+        self._endpoints.set_blind(self, False)
+        self._endpoints.open.discard(self)
+        self.reactor.close_later(self._sock)
+
+
+class TcpDialler:
+    """Connects streams to the service; what cannot be reached is refused to the client program at once."""
+
+    def __init__(self, endpoints: Endpoints, address: Address, log: LimitedLog) -> None:
+        self.endpoints = endpoints
+        self.address = address
+        self._log = log
+        self._resolver = Resolver(endpoints.reactor, address)
+        self._resolver.refresh()
+
+    def open(self, stream: Stream, now: float) -> None:
+        """Connect to the service for `stream`. Data that comes before that stays in the stream."""
+        stream.app = connecting = _Connecting(self, stream)
+        if self._resolver.targets:
+            connecting.start(self._resolver.targets, self._resolver.error, now)
+        else:
+            self._resolver.look_up(lambda later: connecting.start(self._resolver.targets, self._resolver.error, later))
+
+    def failed(self, reason: str, now: float) -> None:
+        """No target took the connection."""
+        self._log.log(WARNING, "forward", f"cannot reach --forward {self.address}: {reason}", now)
+        self._resolver.refresh()
+
+
+class _Connecting(Watched):
+    """A stream whose target has not answered yet. Targets are tried one after the other."""
+
+    __slots__ = ("_dialler", "_reason", "_sock", "_stream", "_targets")
+
+    def __init__(self, dialler: TcpDialler, stream: Stream) -> None:
+        super().__init__(dialler.endpoints.reactor, -1)
+        self._dialler = dialler
+        self._stream = stream
+        self._sock: socket.socket | None = None
+        self._targets: list[Target] = []
+        self._reason = ""
+        dialler.endpoints.open.add(self)
+
+    def start(self, targets: list[Target], error: str, now: float) -> None:
+        """Try the targets; `error` says why there are none."""
+        if not self.closed:
+            self._targets = targets[::-1]
+            self._reason = error
+            self._try_next(now)
+
+    def on_ready(self, _events: int, now: float) -> None:
+        """The connection is made, or it failed."""
+        assert self._sock is not None, "only a socket becomes ready"
+        sock = self._sock
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._reason = os.strerror(code)
+            self._drop_socket()
+            self._try_next(now)
+            return
+        self.watch(0)
+        self._sock = None
+        self._leave()
+        self._dialler.endpoints.join(sock, self._stream, now)
+
+    def update(self, _now: float) -> None:
+        """Give up if the other side reset the stream."""
+        if self._stream.reset_code is not None and not self.closed:
+            self.abort()
+
+    def abort(self) -> None:
+        """Give up."""
+        self._drop_socket()
+        self._leave()
+
+    def _try_next(self, now: float) -> None:
+        while self._targets:
+            try:
+                self._sock = start_connect(self._targets.pop())
+            except OSError as error:
+                self._reason = os.strerror(error.errno or 0)
+                continue
+            self.fd = self._sock.fileno()
+            self.watch(EVENT_WRITE)
+            return
+        self._leave()
+        self._dialler.failed(self._reason, now)
+        self._stream.reset(REFUSED)
+
+    def _drop_socket(self) -> None:
+        if self._sock is not None:
+            self.watch(0)
+            self.reactor.close_later(self._sock)
+            self._sock = None
+
+    def _leave(self) -> None:
+        self.closed = True
+        self._dialler.endpoints.open.discard(self)
+
+
+class StdioEndpoint:
+    """Two descriptors as one endpoint: pipes, sockets, terminals or files, such as stdin and stdout.
+
+    `on_end(clean)` is called once: when both directions have ended, or with False when one of them broke.
+    `close` puts the descriptors back into the blocking mode they were found in.
+    """
+
+    def __init__(self, reactor: Reactor, stream: Stream, fd_in: int, fd_out: int, on_end: Callable[[bool], None]) -> None:
+        self._stream = stream
+        self._on_end = on_end
+        self._were_blocking = [(fd, os.get_blocking(fd)) for fd in (fd_in, fd_out)]
+        self._in = _Half(reactor, fd_in, self)
+        self._out = _Half(reactor, fd_out, self)
+        self._eof = False
+        self._shut = False
+        self.closed = False
+        for fd in (fd_in, fd_out):
+            os.set_blocking(fd, False)
+        stream.app = self
+
+    def on_ready(self, events: int, now: float) -> None:
+        """Serve the descriptors."""
+        if events & EVENT_READ:
+            self._read()
+        self.update(now)
+
+    def update(self, _now: float) -> None:
+        """Do what the stream's state asks for."""
+        if self.closed:
+            return
+        stream = self._stream
+        if stream.reset_code is not None:
+            self._end(clean=False)
+            return
+        if stream.readable:
+            self._write()
+        if self.closed:
+            return
+        if stream.at_end and not self._shut:
+            self._shut_down()
+        if self._eof and self._shut:
+            self._end(clean=True)
+            return
+        self._in.watch(EVENT_READ if not self._eof and stream.room > 0 else 0)
+        self._out.watch(EVENT_WRITE if stream.readable else 0)
+
+    def close(self) -> None:
+        """Wait for nothing any more, and leave the descriptors as they were found."""
+        if not self.closed:
+            self.closed = True
+            self._in.close()
+            self._out.close()
+            for fd, blocking in self._were_blocking:
+                os.set_blocking(fd, blocking)
+
+    def _read(self) -> None:
+        room = self._stream.room
+        if room <= 0:
+            return
+        try:
+            data = os.read(self._in.fd, min(room, READ_SIZE))
+        except BlockingIOError:
+            return
+        except OSError:
+            self._broke()
+            return
+        if data:
+            self._stream.write(data)
+        else:
+            self._eof = True
+            self._stream.finish()
+
+    def _write(self) -> None:
+        stream = self._stream
+        budget = WRITE_LIMIT
+        while budget > 0 and stream.readable:
+            try:
+                sent = os.writev(self._out.fd, stream.peek(READ_SIZE))
+            except BlockingIOError:
+                return
+            except OSError:
+                self._broke()
+                return
+            stream.consume(sent)
+            budget -= sent
+
+    def _shut_down(self) -> None:
+        self._shut = True
+        self._out.watch(0)
+        if stat.S_ISSOCK(os.fstat(self._out.fd).st_mode):
+            with socket.socket(fileno=os.dup(self._out.fd)) as sock:
+                sock.shutdown(socket.SHUT_WR)
+            return
+        # The number stays taken, so that nothing else is opened under it and written to as stdout.
+        self._restore(self._out.fd)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._out.fd)
+        os.close(null)
+
+    def _restore(self, fd: int) -> None:
+        for saved, blocking in self._were_blocking:
+            if saved == fd:
+                os.set_blocking(fd, blocking)
+
+    def _broke(self) -> None:
+        self._stream.reset()
+        self._end(clean=False)
+
+    def _end(self, clean: bool) -> None:
+        self.close()
+        self._on_end(clean)
+
+
+class _Half(Watched):
+    """One descriptor of a StdioEndpoint. Files, which a selector refuses, are always ready: a timer stands in."""
+
+    __slots__ = ("_endpoint", "_timer")
+
+    def __init__(self, reactor: Reactor, fd: int, endpoint: StdioEndpoint) -> None:
+        super().__init__(reactor, fd)
+        self._endpoint = endpoint
+        self._timer = None if _can_wait(reactor, fd) else reactor.timer(self._always_ready)
+
+    def watch(self, events: int) -> None:
+        if self._timer is None:
+            super().watch(events)
+        else:
+            self.events = events
+            self._timer.at(self.reactor.now if events else inf)
+
+    def on_ready(self, events: int, now: float) -> None:
+        self._endpoint.on_ready(events, now)
+
+    def close(self) -> None:
+        self.closed = True
+        self.watch(0)
+
+    def _always_ready(self, now: float) -> None:
+        self.on_ready(self.events, now)
+
+
+def _can_wait(reactor: Reactor, fd: int) -> bool:
+    try:
+        reactor.register(fd, EVENT_READ, None)
+    except PermissionError:
+        return False
+    reactor.unregister(fd)
+    return True

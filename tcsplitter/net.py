@@ -1,0 +1,202 @@
+"""Addresses and sockets in general: look-ups that do not block, listening, resetting."""
+
+import errno
+import os
+import socket
+import struct
+import sys
+import termios
+import threading
+from collections.abc import Callable
+from fcntl import ioctl
+from logging import WARNING
+from selectors import EVENT_READ
+from typing import Any
+
+from tcsplitter.errors import ConfigError
+from tcsplitter.log import LimitedLog
+from tcsplitter.options import Address
+from tcsplitter.reactor import Reactor, Watched
+
+ACCEPT_BATCH = 64  # connections accepted in one wake
+ACCEPT_PAUSE = 0.1  # seconds without accepting when descriptors or memory ran out
+RESOLVE_PAUSE = 1.0  # seconds between two look-ups of the same name
+
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_NO_BYTES = bytes(4)
+
+Target = tuple[socket.AddressFamily, tuple[Any, ...]]  # what socket() and connect() take
+
+
+def abort(sock: socket.socket) -> None:
+    """Let the close that follows reset the connection, so that the other end learns that it was cut off."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+
+def unacknowledged(fd: int) -> int:
+    """Bytes in the kernel's send queue that the other kernel has not acknowledged (tcp(7), SIOCOUTQ)."""
+    return int.from_bytes(ioctl(fd, termios.TIOCOUTQ, _NO_BYTES), sys.byteorder)
+
+
+def start_connect(target: Target, quick_ack: bool = True) -> socket.socket:
+    """A socket that is connecting; it becomes writable when that is decided. OSError if it is refused at once.
+
+    `quick_ack` False: the last step of TCP's handshake waits for the first data and goes with it.
+    """
+    family, sockaddr = target
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not quick_ack:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        code = sock.connect_ex(sockaddr)
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class Resolver:
+    """The targets of one address: at once if it is numeric, by a helper thread if it is a name."""
+
+    def __init__(self, reactor: Reactor, address: Address) -> None:
+        self.address = address
+        self.targets: list[Target] = []
+        """Those of the last look-up that found any."""
+        self.error = ""
+        """Why the last look-up found none."""
+        self._reactor = reactor
+        self._waiting: list[Callable[[float], None]] = []
+        self._looked_up_at = -RESOLVE_PAUSE
+        try:
+            self.targets = _look_up(address, socket.AI_NUMERICHOST)
+            self._is_name = False
+        except socket.gaierror:
+            self._is_name = True
+
+    def look_up(self, done: Callable[[float], None]) -> None:
+        """Look the name up and call back, whatever came of it. One look-up runs at a time and answers all who wait."""
+        self._waiting.append(done)
+        if len(self._waiting) == 1:
+            self._looked_up_at = self._reactor.now
+            threading.Thread(target=self._work, name="resolver", daemon=True).start()
+
+    def refresh(self) -> None:
+        """A target failed: look the name up again, unless that was done a moment ago."""
+        if self._is_name and not self._waiting and self._reactor.now - self._looked_up_at >= RESOLVE_PAUSE:
+            self.look_up(_nothing)
+
+    def _work(self) -> None:
+        targets: list[Target] = []
+        error = ""
+        try:
+            targets = _look_up(self.address, 0)
+        except (OSError, UnicodeError) as exception:
+            error = f"{self.address.host}: {getattr(exception, 'strerror', None) or exception}"
+        self._reactor.call(lambda now: self._done(targets, error, now))
+
+    def _done(self, targets: list[Target], error: str, now: float) -> None:
+        self.targets = targets or self.targets
+        self.error = error
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback(now)
+
+
+class Listener(Watched):
+    """Accepts connections in batches and hands them on, non-blocking and with TCP_NODELAY."""
+
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, on_accept: Callable[[socket.socket, str, float], None], log: LimitedLog
+    ) -> None:
+        super().__init__(reactor, sock.fileno())
+        self.port: int = sock.getsockname()[1]
+        self._sock = sock
+        self._on_accept = on_accept
+        self._log = log
+        self._pause = reactor.timer(self._go_on)
+        self.watch(EVENT_READ)
+
+    def on_ready(self, _events: int, now: float) -> None:
+        """Accept what waits, up to ACCEPT_BATCH."""
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, address = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._rest(error, now)
+                    return
+                continue  # the error of a connection that ended before it was accepted (accept(2))
+            sock.setblocking(False)
+            self._on_accept(sock, address[0], now)
+            if self.closed:
+                return
+
+    def close(self) -> None:
+        """Accept nothing any more."""
+        if not self.closed:
+            self.closed = True
+            self._pause.cancel()
+            self.watch(0)
+            self.reactor.close_later(self._sock)
+
+    def _rest(self, error: OSError, now: float) -> None:
+        self._log.log(WARNING, "accept", f"cannot accept connections for the moment: {os.strerror(error.errno or 0)}", now)
+        self.watch(0)
+        self._pause.at(now + ACCEPT_PAUSE)
+
+    def _go_on(self, _now: float) -> None:
+        self.watch(EVENT_READ)
+
+
+def listen_on(flag: str, address: Address, backlog: int) -> list[socket.socket]:
+    """Listening sockets on every target of the address, all on one port. ConfigError names the flag and says what to do."""
+    sockets: list[socket.socket] = []
+    try:
+        for family, sockaddr in _look_up(address, 0):
+            port = sockets[0].getsockname()[1] if sockets else address.port
+            sockets.append(_listen(family, (sockaddr[0], port, *sockaddr[2:]), backlog))
+    except (OSError, UnicodeError) as error:
+        for sock in sockets:
+            sock.close()
+        raise ConfigError(f"{flag} {address}: {_explain(error)}") from error
+    return sockets
+
+
+def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], backlog: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux hands it down to what is accepted
+        sock.bind(sockaddr)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _explain(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError | socket.gaierror):
+        return "the name cannot be resolved; give a numeric address or mend the name"
+    if error.errno == errno.EADDRINUSE:
+        return "the address is in use; stop the program that holds it (`ss -ltnp` shows it) or choose another port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address; choose one that `ip address` shows, or 0.0.0.0 for all"
+    if error.errno == errno.EACCES:
+        return "no permission for this port; choose one above 1023 or grant CAP_NET_BIND_SERVICE"
+    return f"cannot listen there: {os.strerror(error.errno or 0)}"
+
+
+def _look_up(address: Address, flags: int) -> list[Target]:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=flags)
+    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+def _nothing(_now: float) -> None:
+    """Nobody waits for this look-up."""

@@ -1,0 +1,96 @@
+"""Connections that have not proved a key yet: little memory, one deadline, and the same slow close for every failure."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from tcsplitter.carrier import Action, Carrier, Kind, Op
+from tcsplitter.pool import Random
+
+if TYPE_CHECKING:
+    from tcsplitter.session import Session
+
+MAX_PER_ADDRESS = 256
+MAX_NEWCOMERS = 4_096
+SHORTEST_SECONDS, LONGEST_SECONDS = 10.0, 30.0
+"""Between these lies the deadline of a newcomer, drawn when it is accepted."""
+
+
+class Newcomer:
+    """What is kept of one: at most as much as a handshake or a hello has bytes."""
+
+    __slots__ = ("answered", "deadline", "discarding", "host", "received", "session")
+
+    def __init__(self, host: str, deadline: float) -> None:
+        self.host = host
+        self.deadline = deadline
+        self.received = b""
+        self.session: Session | None = None
+        """The session that it named, without proof so far."""
+        self.discarding = False
+        """It failed: nothing it says matters any more."""
+        self.answered = False
+        """It had its answer to a handshake; its end is awaited."""
+
+
+class Newcomers:
+    """All of them, oldest first. Those of one address can push out only each other."""
+
+    def __init__(self, random: Random, actions: list[Action]) -> None:
+        self._random = random
+        self._actions = actions
+        self._all: dict[Carrier, Newcomer] = {}
+        self._by_host: dict[str, dict[Carrier, None]] = {}
+        self.check_at = inf
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def accept(self, host: str, now: float) -> Carrier:
+        """A connection came in."""
+        carrier = Carrier(Kind.FLING, now)
+        deadline = now + SHORTEST_SECONDS + (LONGEST_SECONDS - SHORTEST_SECONDS) * self._random.random()
+        same_host = self._by_host.setdefault(host, {})
+        if len(same_host) >= MAX_PER_ADDRESS:
+            self.close(next(iter(same_host)))
+        elif len(self._all) >= MAX_NEWCOMERS:
+            self.close(next(iter(self._all)))
+        self._by_host.setdefault(host, {})[carrier] = None
+        self._all[carrier] = Newcomer(host, deadline)
+        self.check_at = min(self.check_at, deadline)
+        return carrier
+
+    def get(self, carrier: Carrier) -> Newcomer | None:
+        return self._all.get(carrier)
+
+    def remove(self, carrier: Carrier) -> None:
+        """It is a carrier of a session now, or gone."""
+        newcomer = self._all.pop(carrier, None)
+        if newcomer is not None:
+            same_host = self._by_host[newcomer.host]
+            del same_host[carrier]
+            if not same_host:
+                del self._by_host[newcomer.host]
+
+    def discard(self, carrier: Carrier) -> None:
+        """It failed: read on until its deadline, and keep nothing."""
+        newcomer = self._all[carrier]
+        newcomer.received = b""
+        newcomer.session = None
+        newcomer.discarding = True
+        self._actions.append((Op.DISCARD, carrier, b""))
+
+    def close(self, carrier: Carrier) -> None:
+        self.remove(carrier)
+        if not carrier.closed:
+            carrier.closed = True
+            self._actions.append((Op.CLOSE, carrier, b""))
+
+    def close_overdue(self, now: float) -> None:
+        """Close those whose time is up."""
+        if now < self.check_at:
+            return
+        for carrier in [c for c, newcomer in self._all.items() if newcomer.deadline <= now]:
+            self.close(carrier)
+        self.check_at = min((newcomer.deadline for newcomer in self._all.values()), default=inf)

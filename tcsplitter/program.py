@@ -1,0 +1,155 @@
+"""What the programs of both ends have in common: the order of a wake, and how they end."""
+
+import logging
+import resource
+import signal
+import threading
+from collections.abc import Sequence
+from math import inf
+from typing import Any, Protocol
+
+from tcsplitter.carrier import Action
+from tcsplitter.endpoints import Endpoints
+from tcsplitter.log import LimitedLog
+from tcsplitter.net import Listener
+from tcsplitter.reactor import Reactor
+from tcsplitter.transport import Carriers, Dialler, End
+
+DRAIN_SECONDS = 2.5  # for open streams to end, after the first SIGTERM
+LAST_SECONDS = 0.25  # for the last shots to leave, after that
+SETTLE_ROUNDS = 32  # of asking the protocol what is next, in one wake
+SPARE_DESCRIPTORS = 64  # beside carriers and local sockets
+
+
+class RunnableEnd(End, Protocol):
+    """An end as a program runs it; ClientEnd and ServerEnd."""
+
+    @property
+    def idle(self) -> bool: ...
+    def flush(self, now: float) -> None: ...
+    def actions(self) -> list[Action]: ...
+    def news(self) -> Sequence[Any]: ...
+    def deadline(self) -> float: ...
+    def logs(self) -> list[tuple[int, str]]: ...
+    def stop(self, now: float) -> None: ...
+    def clock_jumped(self, now: float) -> None: ...
+
+
+class Program:
+    """An end with its sockets. `run` serves until SIGTERM, SIGINT or `stop`; the first drains, a second one ends it at once."""
+
+    def __init__(self, name: str, reactor: Reactor) -> None:
+        self.logger = logging.getLogger(f"tcsplitter.{name}")
+        self.log = LimitedLog(self.logger)
+        self.reactor = reactor
+        self.endpoints = Endpoints(reactor)
+        self.exit_code = 0
+        self.draining = False
+        self.end: RunnableEnd
+        self.carriers: Carriers
+        self._listeners: list[Listener] = []
+        self._deadline = reactor.timer(_nothing)
+        self._drained = reactor.timer(self._finish)
+        self._left = reactor.timer(self._leave)
+        reactor.before_sleep = self._settle
+
+    def serve(self, end: RunnableEnd, dialler: Dialler | None = None) -> None:
+        """Run this end, on carriers that `dialler` opens, or else on those that are accepted."""
+        self.end = end
+        self.carriers = Carriers(self.reactor, end, dialler)
+        self.reactor.on_jump = end.clock_jumped
+        self._deadline.at(self.reactor.now)
+
+    def run(self) -> int:
+        """Serve until stopped; returns the exit code."""
+        try:
+            if threading.current_thread() is threading.main_thread():
+                self.reactor.catch_signals((signal.SIGTERM, signal.SIGINT), self._asked_to_stop)
+            self.reactor.run()
+        finally:
+            self.close()
+        return self.exit_code
+
+    def stop(self) -> None:
+        """What SIGTERM does. May be called from any thread."""
+        self.reactor.call(self._asked_to_stop)
+
+    def close(self) -> None:
+        """Cut off whatever is open. `run` does this at its end."""
+        for listener in self._listeners:
+            listener.close()
+        self.endpoints.reset_all()
+        self.carriers.close_all()
+        self.reactor.close()
+
+    def open_stream(self, stream: Any, _now: float) -> None:
+        """The other end opened a stream. Only a server end sees that."""
+        raise NotImplementedError(f"stream {stream.id}")
+
+    def stop_accepting(self) -> None:
+        """The drain begins: take no new work on."""
+
+    def settled(self, now: float) -> None:
+        """The end of a wake, after the protocol was served."""
+
+    def _asked_to_stop(self, now: float) -> None:
+        if self.draining:
+            self.reactor.stop()
+            return
+        self.draining = True
+        self.stop_accepting()
+        self._drained.at(now if self.end.idle else now + DRAIN_SECONDS)
+
+    def _settle(self, now: float) -> None:
+        end = self.end
+        for _ in range(SETTLE_ROUNDS):
+            news = end.news()
+            for stream in news:
+                if stream.app is None:
+                    self.open_stream(stream, now)
+                else:
+                    stream.app.update(now)
+            end.flush(now)
+            actions = end.actions()
+            if actions:
+                self.carriers.execute(actions, now)
+            elif not news:
+                self._deadline.at(end.deadline())
+                break
+        else:
+            self._deadline.at(now)
+        for level, text in end.logs():
+            self.logger.log(level, text)
+        self.carriers.settle(now)
+        if self.draining:
+            self._drain(now)
+        self.settled(now)
+
+    def _drain(self, now: float) -> None:
+        if self._left.when != inf:
+            if not self.carriers.open:
+                self.reactor.stop()
+        elif self.end.idle:
+            self._drained.at(now)
+
+    def _finish(self, now: float) -> None:
+        self.end.stop(now)
+        self._left.at(now + LAST_SECONDS)
+
+    def _leave(self, _now: float) -> None:
+        self.reactor.stop()
+
+
+def raise_descriptor_limit(needed: int, log: logging.Logger) -> None:
+    """Raise the soft limit of open files to `needed`, as far as the hard limit goes."""
+    needed += SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        log.warning("only %d files may be open and %d may be needed; raise the hard limit (ulimit -Hn)", hard, needed)
+        needed = hard
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _nothing(_now: float) -> None:
+    """The end is flushed at the end of every wake; this timer only ends the wait."""

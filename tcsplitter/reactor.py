@@ -1,0 +1,270 @@
+"""The event loop: sockets that are ready, timers that are due, one clock reading per wake.
+
+A wake is: wait; serve sockets that are ready; serve timers that are due; the before_sleep hook; close what was handed to
+`close_later`. A key that the selector returned may be stale: an earlier callback of the same wake may have closed its
+object, and the kernel may have given the number to a new socket. Hence every registered object carries a live
+`closed` flag that is looked at first, and descriptors are unregistered before, and closed after, everything else of a wake.
+"""
+
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from heapq import heapify, heappop, heappush
+from math import inf
+from selectors import EVENT_READ, DefaultSelector
+from types import FrameType
+from typing import Protocol
+
+JUMP = 5.0  # seconds: waking that much later than asked for means that the machine or the process slept
+_MAX_SLEEP = JUMP  # seconds; a reactor that nothing wakes could not tell how long it slept
+_DEAD_TIMERS = 64  # dead heap entries that are not worth a clean-up
+
+
+class Source(Protocol):
+    """What can be registered: a live flag and a callback."""
+
+    @property
+    def closed(self) -> bool:
+        """True once no event may reach it any more."""
+
+    def on_ready(self, events: int, now: float) -> None:
+        """The descriptor is ready for `events` (EVENT_READ | EVENT_WRITE; both on an error)."""
+
+
+class Closable(Protocol):
+    """What `close_later` takes."""
+
+    def close(self) -> None: ...
+
+
+class Watched:
+    """A Source that holds a descriptor; `watch` states which events it waits for."""
+
+    __slots__ = ("closed", "events", "fd", "reactor")
+
+    def __init__(self, reactor: "Reactor", fd: int) -> None:
+        self.reactor = reactor
+        self.fd = fd
+        self.events = 0
+        """What it waits for; 0: it is not registered, as selectors take no empty set."""
+        self.closed = False
+
+    def watch(self, events: int) -> None:
+        """Wait for `events` and nothing else. Raises PermissionError for files that cannot be waited for."""
+        if events == self.events:
+            return
+        if not self.events:
+            self.reactor.register(self.fd, events, self)
+        elif not events:
+            self.reactor.unregister(self.fd)
+        else:
+            self.reactor.modify(self.fd, events, self)
+        self.events = events
+
+    def on_ready(self, events: int, now: float) -> None:
+        raise NotImplementedError
+
+
+class Timer:
+    """Calls back once, never early, after `at` was called; as often as that is repeated. Made by Reactor.timer."""
+
+    __slots__ = ("_callback", "_generation", "_reactor", "when")
+
+    def __init__(self, reactor: "Reactor", callback: Callable[[float], None]) -> None:
+        self._reactor = reactor
+        self._callback = callback
+        self._generation = 0
+        self.when = inf
+        """When it is due; infinity while it is not armed."""
+
+    def at(self, when: float) -> None:
+        """Arm it for `when`, or move it there; infinity disarms it."""
+        if when != self.when:
+            self._generation = self._reactor._arm(self, when)
+            self.when = when
+
+    def cancel(self) -> None:
+        """Disarm it."""
+        self.at(inf)
+
+
+def boot_time() -> float:
+    """Seconds since boot, sleep of the machine included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Reactor:
+    """One thread's event loop on the selector that suits the system best.
+
+    `before_sleep(now)` runs at the end of every wake. `on_jump(now)` runs first in a wake that came more than JUMP seconds
+    later than asked for.
+    """
+
+    def __init__(self, clock: Callable[[], float] = boot_time) -> None:
+        self.clock = clock
+        self.now = clock()
+        """The clock reading of this wake."""
+        self.before_sleep: Callable[[float], None] = _nothing
+        self.on_jump: Callable[[float], None] = _nothing
+        self.stopped = False
+        self._selector = DefaultSelector()
+        self.register = self._selector.register
+        self.modify = self._selector.modify
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._generation = 0
+        self._dead = 0
+        self._closing: list[Closable] = []
+        self._calls: deque[Callable[[float], None]] = deque()
+        self._waker = _Waker(self)
+
+    def unregister(self, fd: int) -> None:
+        """Forget `fd`. Events of it that this wake still holds are dropped only if its object says `closed`."""
+        self._selector.unregister(fd)
+
+    def timer(self, callback: Callable[[float], None]) -> Timer:
+        """A timer that is not armed yet."""
+        return Timer(self, callback)
+
+    def close_later(self, closable: Closable) -> None:
+        """Close it at the end of this wake. Its descriptor must be unregistered already."""
+        self._closing.append(closable)
+
+    def call(self, callback: Callable[[float], None]) -> None:
+        """Call back in the next wake, and wake at once. May be called from any thread."""
+        self._calls.append(callback)
+        self._waker.wake()
+
+    def catch_signals(self, signals: Sequence[signal.Signals], callback: Callable[[float], None]) -> None:
+        """Call back for each of the signals that arrives, until `close`. Main thread only."""
+        self._waker.catch(signals, callback)
+
+    def run(self) -> None:
+        """Serve until `stop` is called."""
+        while not self.stopped:
+            self.wake()
+
+    def stop(self) -> None:
+        """Let `run` return at the end of this wake. To be called in the reactor's thread (see `call`)."""
+        self.stopped = True
+
+    def wake(self) -> None:
+        """Wait for events or timers, and serve them."""
+        wait = self._time_to_sleep()
+        ready = self._selector.select(wait)
+        asked = self.now + wait
+        self.now = now = self.clock()
+        if now - asked > JUMP:
+            self.on_jump(now)
+        for key, events in ready:
+            source: Source = key.data
+            if not source.closed:
+                source.on_ready(events, now)
+        if self._timers and self._timers[0][0] <= now:
+            self._fire(now)
+        self.before_sleep(now)
+        if self._closing:
+            self._close_all()
+
+    def close(self) -> None:
+        """Release the selector and the signals. What is registered stays open: it belongs to others."""
+        self._close_all()
+        self._waker.close()
+        self._selector.close()
+
+    def _time_to_sleep(self) -> float:
+        if self.stopped:
+            return 0.0
+        if not self._timers:
+            return _MAX_SLEEP
+        return min(max(self._timers[0][0] - self.clock(), 0.0), _MAX_SLEEP)
+
+    def _arm(self, timer: Timer, when: float) -> int:
+        if timer.when != inf:
+            self._dead += 1
+            if self._dead > _DEAD_TIMERS and self._dead > len(self._timers) // 2:
+                self._drop_dead(timer)
+        if when == inf:
+            return 0
+        self._generation += 1
+        heappush(self._timers, (when, self._generation, timer))
+        return self._generation
+
+    def _drop_dead(self, moved: Timer) -> None:
+        self._timers = [entry for entry in self._timers if entry[1] == entry[2]._generation and entry[2] is not moved]
+        heapify(self._timers)
+        self._dead = 0
+
+    def _fire(self, now: float) -> None:
+        newest = self._generation  # what callbacks arm from here on waits for the next wake
+        while self._timers and self._timers[0][0] <= now and self._timers[0][1] <= newest:
+            _, generation, timer = heappop(self._timers)
+            if generation != timer._generation:
+                self._dead -= 1
+                continue
+            timer._generation = 0
+            timer.when = inf
+            timer._callback(now)
+
+    def _close_all(self) -> None:
+        for closable in self._closing:
+            closable.close()
+        self._closing.clear()
+
+    def _run_calls(self, now: float) -> None:
+        for _ in range(len(self._calls)):
+            self._calls.popleft()(now)
+
+
+class _Waker:
+    """A socket pair that ends the wait of the reactor: for calls from other threads, and for signals."""
+
+    closed = False
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._inner, self._outer = socket.socketpair()
+        self._inner.setblocking(False)
+        self._outer.setblocking(False)
+        self._on_signal: Callable[[float], None] = _nothing
+        self._handlers: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
+        reactor.register(self._inner.fileno(), EVENT_READ, self)
+
+    def wake(self) -> None:
+        with suppress(OSError):  # it is full, so the reactor wakes anyway; or it is closed
+            self._outer.send(b"\0")
+
+    def catch(self, signals: Sequence[signal.Signals], callback: Callable[[float], None]) -> None:
+        self._on_signal = callback
+        signal.set_wakeup_fd(self._outer.fileno(), warn_on_full_buffer=False)
+        for number in signals:
+            self._handlers[number] = signal.signal(number, _leave_to_wakeup_fd)
+
+    def on_ready(self, _events: int, now: float) -> None:
+        try:
+            woken_by = self._inner.recv(4096)
+        except BlockingIOError:
+            return
+        self._reactor._run_calls(now)
+        for number in woken_by:
+            if number in self._handlers:
+                self._on_signal(now)
+
+    def close(self) -> None:
+        if self._handlers:
+            signal.set_wakeup_fd(-1)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+        self._reactor.unregister(self._inner.fileno())
+        self._inner.close()
+        self._outer.close()
+
+
+def _nothing(_now: float) -> None:
+    """The hook that nobody set."""
+
+
+def _leave_to_wakeup_fd(_number: int, _frame: FrameType | None) -> None:
+    """Python writes the number of a signal to the wake-up descriptor only if a handler is installed."""

@@ -1,0 +1,293 @@
+"""Which shots have arrived, which are late, which are lost, and how much may be under way.
+
+Modelled on RFC 9002, with one difference: a carrier does not drop a shot, it delivers it late or dies. So there is no packet
+threshold and no probe time-out; lateness is judged by the minimum RTT and by quantiles, never by a smoothed RTT and its variance,
+and loss by time and by what the kernel knows (PROTOCOL.md section 4). The bound on what is under way follows the model of
+BBR (Cardwell et al., ACM Queue 14(5), 2016): delivery rate times minimum RTT.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf, log2
+from typing import TYPE_CHECKING
+
+from tcsplitter.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from tcsplitter._core import Ranges
+    from tcsplitter.carrier import Carrier
+    from tcsplitter.streams import Chunk, Control, Stream
+
+LOST_RTTS, LOST_SECONDS = 3.0, 1.0
+"""A shot is taken for lost after the larger of these, without progress."""
+GIVE_UP_RTTS, GIVE_UP_SECONDS = 10.0, 3.0
+"""A carrier with an unacknowledged shot is reset after the larger of these."""
+LOST_MEMORY = 10.0
+"""Seconds for which a shot that was taken for lost may still be acknowledged."""
+MAX_PATIENCE = 4.0
+"""How far verdicts that proved wrong may stretch LOST_*."""
+DEFAULT_RTT = 0.2
+"""Seconds; taken for the RTT until one was measured."""
+MIN_RTT_MEMORY = 30.0
+"""Seconds after which a minimum RTT is forgotten unless it was seen again."""
+INITIAL_SHOTS = 32
+"""Shots under way before a rate is known."""
+MAX_UNACKED_CHUNKS = 8_192
+"""STREAM frames that may be unacknowledged: each can leave a gap at the other end."""
+STARTUP_GAIN, CRUISE_GAIN = 2.89, 2.0
+SLACK = 0.002
+"""Seconds added to the minimum RTT in the bound: wake-ups and clock steps."""
+MIN_RATE_WINDOW = 1.0
+"""Seconds over which the largest delivery rate counts, or ten RTTs."""
+
+
+class SentShot:
+    """A data shot that was sent and what it held."""
+
+    __slots__ = (
+        "by_time", "carrier", "chunks", "control", "delivered", "delivered_at", "judged_from", "limited", "number", "sent_at", "size",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, sent_at: float, size: int, carrier: Carrier, chunks: list[Chunk], control: list[tuple[Control, Stream | None]]
+    ) -> None:
+        self.number = number
+        self.sent_at = sent_at
+        self.judged_from = sent_at
+        """From when its age counts for the verdict: later than sent_at if the kernel showed progress."""
+        self.by_time = False
+        """Whether it was taken for lost for its age, and not because its carrier died."""
+        self.size = size
+        self.carrier = carrier
+        self.chunks = chunks
+        self.control = control
+        self.delivered = 0
+        self.delivered_at = 0.0
+        self.limited = False
+
+
+class Quantiles:
+    """Quantiles of delays: a histogram of eighths of octaves from 1 µs, older samples fading by halves."""
+
+    _BUCKETS = 8 * 27
+    _FADE = 2048
+
+    def __init__(self) -> None:
+        self._counts = [0.0] * self._BUCKETS
+        self._total = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[min(int(8 * log2(max(seconds * 1e6, 1.0))), self._BUCKETS - 1)] += 1
+        self._total += 1
+        if self._total > self._FADE:
+            self._counts = [c / 2 for c in self._counts]
+            self._total /= 2
+
+    def at(self, share: float) -> float:
+        """The delay that `share` of the samples did not exceed, rounded up to a bucket's end; 0 without samples."""
+        wanted = share * self._total
+        if not wanted:
+            return 0.0
+        for i, count in enumerate(self._counts):
+            wanted -= count
+            if wanted <= 0:
+                break
+        return float(2 ** ((i + 1) / 8)) * 1e-6
+
+
+class Recovery:
+    """The account of data shots of one direction, kept by their sender."""
+
+    def __init__(self, size: int) -> None:
+        self.sent: dict[int, SentShot] = {}
+        """Unacknowledged and not taken for lost, in the order in which they will be judged."""
+        self.lost: dict[int, SentShot] = {}
+        """Taken for lost, in the order of the verdicts; kept for LOST_MEMORY, to learn from a late ack."""
+        self.in_flight = 0
+        """Bytes of `sent`."""
+        self.chunks_in_flight = 0
+        self.delay = Quantiles()
+        """From sending a shot to its ack."""
+        self.rate = 0.0
+        """Delivery rate, bytes per second: the largest of the recent samples."""
+        self.late_shots = 0
+        self.wrong_verdicts = 0
+        self._size = size
+        self._min_rtt = inf
+        self._min_rtt_at = 0.0
+        self._delivered = 0
+        self._delivered_at = 0.0
+        self._rates: deque[tuple[float, float]] = deque()
+        self._startup = True
+        self._round_at = 0.0
+        self._round_rate = 0.0
+        self._flat_rounds = 0
+        self._patience = 1.0
+
+    @property
+    def min_rtt(self) -> float:
+        """Seconds; 0 while unknown."""
+        return 0.0 if self._min_rtt == inf else self._min_rtt
+
+    @property
+    def rtt(self) -> float:
+        """The minimum RTT, or a guess."""
+        return DEFAULT_RTT if self._min_rtt == inf else self._min_rtt
+
+    @property
+    def lost_after(self) -> float:
+        return self._patience * max(LOST_RTTS * self.rtt, LOST_SECONDS)
+
+    @property
+    def give_up_after(self) -> float:
+        return max(GIVE_UP_RTTS * self.rtt, GIVE_UP_SECONDS, self.lost_after)
+
+    @property
+    def late_after(self) -> float:
+        """Age at which a shot is late: beyond the path's p95, and beyond what an undisturbed ack needs."""
+        return max(1.1 * self.rtt, self.delay.at(0.95))
+
+    def hint_rtt(self, seconds: float, now: float) -> None:
+        """Take over an RTT that was measured elsewhere: the time to dial, or what the hello says."""
+        if seconds < self._min_rtt or now > self._min_rtt_at + MIN_RTT_MEMORY:
+            self._min_rtt = max(seconds, 1e-6)
+            self._min_rtt_at = now
+
+    def window(self) -> float:
+        """Bytes that may be under way."""
+        floor = INITIAL_SHOTS * self._size
+        gain = STARTUP_GAIN if self._startup else CRUISE_GAIN
+        return max(floor, gain * self.rate * (self.rtt + SLACK) + 2 * self._size)
+
+    def may_send(self) -> bool:
+        """Whether bulk data may go: the line takes more, and the other end's reassembly stays within bounds."""
+        return self.in_flight < self.window() and self.chunks_in_flight < MAX_UNACKED_CHUNKS
+
+    def on_sent(self, shot: SentShot, more_waits: bool) -> None:
+        """Enter a data shot. `more_waits`: the line, not the program, limits what is sent."""
+        if not self.sent:
+            self._delivered_at = shot.sent_at
+        shot.delivered = self._delivered
+        shot.delivered_at = self._delivered_at
+        shot.limited = not more_waits
+        self.sent[shot.number] = shot
+        self.in_flight += shot.size
+        self.chunks_in_flight += len(shot.chunks)
+
+    def _leave(self, shot: SentShot) -> None:
+        self.in_flight -= shot.size
+        self.chunks_in_flight -= len(shot.chunks)
+
+    def on_ack(
+        self, answered: int, delay: float, ranges: Ranges, rebuilt: Ranges, next_number: int, now: float
+    ) -> list[SentShot]:
+        """The shots that this ack newly acknowledges, lost ones among them. Raises RemoteProtocolError for a number never sent."""
+        if ranges and ranges[0][1] >= next_number or rebuilt and rebuilt[0][1] >= next_number or answered >= next_number:
+            raise RemoteProtocolError("acknowledges a shot that was never sent")
+        acked: list[SentShot] = []
+        for low, high in ranges:
+            for number in self._known(low, high):
+                acked.append(self._deliver(number, delay if number == answered else None, now))
+        for low, high in rebuilt:
+            for number in self._known(low, high):
+                acked.append(self._deliver(number, None, now))
+        return acked
+
+    def _known(self, low: int, high: int) -> list[int]:
+        """Outstanding numbers from low to high, without walking a range that is much longer than the account."""
+        if high - low > 2 * (len(self.sent) + len(self.lost)):
+            return [n for book in (self.sent, self.lost) for n in book if low <= n <= high]
+        return [n for n in range(low, high + 1) if n in self.sent or n in self.lost]
+
+    def _deliver(self, number: int, delay: float | None, now: float) -> SentShot:
+        shot = self.sent.pop(number, None)
+        if shot is None:
+            shot = self.lost.pop(number)
+            if shot.by_time:
+                self.wrong_verdicts += 1
+                self._patience = min(1.5 * self._patience, MAX_PATIENCE)
+        else:
+            self._leave(shot)
+        age = now - shot.sent_at
+        if age > self.late_after:
+            self.late_shots += 1
+        else:
+            self._patience = max(1.0, self._patience * 0.999)
+        self.delay.add(age)
+        if delay is not None:
+            self._sample_rtt(max(age - delay, 1e-6), now)
+        self._sample_rate(shot, now)
+        return shot
+
+    def _sample_rtt(self, rtt: float, now: float) -> None:
+        if rtt <= self._min_rtt or now > self._min_rtt_at + MIN_RTT_MEMORY:
+            self._min_rtt = rtt
+            self._min_rtt_at = now
+
+    def _sample_rate(self, shot: SentShot, now: float) -> None:
+        """Delivery rate over the time from the last delivery before the shot was sent until now (draft-cheng-iccrg-delivery-rate)."""
+        self._delivered += shot.size
+        interval = max(now - shot.delivered_at, self.rtt)
+        self._delivered_at = now
+        rate = (self._delivered - shot.delivered) / interval
+        if rate >= self.rate or not shot.limited:
+            self._keep_rate(rate, now)
+
+    def _keep_rate(self, rate: float, now: float) -> None:
+        rates = self._rates
+        while rates and rates[-1][1] <= rate:
+            rates.pop()
+        rates.append((now, rate))
+        oldest = now - max(10 * self.rtt, MIN_RATE_WINDOW)
+        while rates[0][0] < oldest:
+            rates.popleft()
+        self.rate = rates[0][1]
+        if self._startup and now >= self._round_at:
+            self._end_round(now)
+
+    def _end_round(self, now: float) -> None:
+        """Leave start-up when the rate has not grown by a quarter in three rounds."""
+        self._flat_rounds = 0 if self.rate > 1.25 * self._round_rate else self._flat_rounds + 1
+        self._round_rate = max(self.rate, self._round_rate)
+        self._round_at = now + self.rtt
+        self._startup = self._flat_rounds < 3
+
+    def overdue(self, now: float) -> list[SentShot]:
+        """Shots old enough to be lost, oldest first; they stay until `lose` or `spare`."""
+        limit = now - self.lost_after
+        found = []
+        for shot in self.sent.values():
+            if shot.judged_from > limit:
+                break
+            found.append(shot)
+        return found
+
+    def spare(self, shot: SentShot, now: float) -> None:
+        """The kernel shows progress: judge the shot again later."""
+        del self.sent[shot.number]
+        shot.judged_from = now
+        self.sent[shot.number] = shot
+
+    def lose(self, number: int, by_time: bool, now: float) -> SentShot | None:
+        """Take a shot for lost; None if it is not outstanding."""
+        shot = self.sent.pop(number, None)
+        if shot is not None:
+            self._leave(shot)
+            shot.by_time = by_time
+            shot.judged_from = now
+            self.lost[number] = shot
+        return shot
+
+    def forget_lost(self, now: float) -> None:
+        """Forget the shots that were taken for lost so long ago that no ack can be expected."""
+        for number, shot in list(self.lost.items()):
+            if shot.judged_from > now - LOST_MEMORY:
+                break
+            del self.lost[number]
+
+    def deadline(self) -> float:
+        """When the oldest shot will be old enough to be lost."""
+        for shot in self.sent.values():
+            return shot.judged_from + self.lost_after
+        return inf

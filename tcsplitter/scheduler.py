@@ -1,0 +1,73 @@
+"""Whose turn it is: streams share the shots of a session, and a bulk stream never delays a keystroke."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tcsplitter._core import ShotWriter
+    from tcsplitter.streams import Chunk, Stream
+
+MIN_ROUND = 0.01
+"""Seconds; a stream is judged sparse or bulk by what it sent in an RTT, or in this where the RTT is shorter."""
+
+
+class Scheduler:
+    """Two queues of streams that have something to send.
+
+    *Sparse* streams, which have sent less than a payload in the last RTT, go first and are not held by the bound on what is under
+    way. The others, *bulk*, take turns of one payload each: deficit round robin (Shreedhar and Varghese, 1996) with a surplus carried
+    over, the two queues as in FQ-CoDel (RFC 8290).
+    """
+
+    def __init__(self, size: int) -> None:
+        self.sparse: deque[Stream] = deque()
+        self.bulk: deque[Stream] = deque()
+        self._size = size
+
+    def schedule(self, stream: Stream, rtt: float, now: float) -> None:
+        """Let a stream wait for its turn, if it does not already and has something to send."""
+        if stream.queue is not None or not stream.wants_to_send:
+            return
+        if now - stream.burst_from > max(rtt, MIN_ROUND):
+            stream.burst_from = now
+            stream.burst_bytes = 0
+        stream.queue = self.sparse if stream.burst_bytes + stream.unsent <= self._size else self.bulk
+        if stream.lost_chunk_waits:
+            stream.queue.appendleft(stream)
+        else:
+            stream.queue.append(stream)
+
+    def fill(self, writer: ShotWriter, may_send_bulk: Callable[[], bool]) -> list[Chunk]:
+        """Write one payload of chunks to a shot's body."""
+        budget = self._size
+        chunks: list[Chunk] = []
+        while budget > 0 and (self.sparse or (self.bulk and may_send_bulk())):
+            stream = (self.sparse or self.bulk)[0]
+            chunk = stream.cut(budget)
+            if chunk is None:
+                if chunks and stream.lost_chunk_waits:
+                    break
+                self._remove(stream)
+                continue
+            writer.stream(stream.id, chunk.offset, chunk.data, chunk.fin)
+            chunks.append(chunk)
+            budget -= max(len(chunk.data), 1)
+            self._charge(stream, len(chunk.data))
+        return chunks
+
+    def _charge(self, stream: Stream, count: int) -> None:
+        stream.burst_bytes += count
+        stream.deficit -= count
+        if stream.deficit <= 0:
+            stream.deficit += self._size
+            self._remove(stream)
+            stream.queue = self.bulk
+            self.bulk.append(stream)
+
+    def _remove(self, stream: Stream) -> None:
+        stream.queue.popleft()
+        stream.queue = None

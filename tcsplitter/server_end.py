@@ -1,0 +1,305 @@
+"""The server end, pure: it tells handshakes and hellos from garbage, and keeps the sessions of all its clients."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import inf
+
+from tcsplitter._core import ShotReader
+from tcsplitter.carrier import Action, Carrier, Op
+from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.handshake import (
+    ID_SIZE,
+    MODES,
+    NO_SESSION,
+    REQUEST_SIZE,
+    STATUS_CONTINUES,
+    STATUS_MODE_NOT_SUPPORTED,
+    STATUS_NEW,
+    STATUS_NO_ROOM,
+    STATUS_OTHER_VERSION,
+    VERSION,
+    Answer,
+    Gate,
+    Request,
+    SessionKeys,
+)
+from tcsplitter.newcomers import Newcomer, Newcomers
+from tcsplitter.noise import NoiseError
+from tcsplitter.pool import Random
+from tcsplitter.session import RESERVE, STOPPED, Outbox, Session, SessionConfig
+from tcsplitter.streams import Stream
+
+MAX_SESSIONS = 4_096
+MAX_HELD = 512 * 1024 * 1024
+"""Bytes of all sessions that wait for local programs or are only half there; beyond it carriers are not read."""
+PROVISIONAL_SECONDS = 10.0
+MAX_PROVISIONAL = 8
+"""Sessions and epochs of one key that no sealed shot has confirmed."""
+LINGER_WITHOUT_STREAMS = 120.0
+SWEEP_SECONDS = 5.0
+"""How often sessions are looked through for those without contact."""
+SUPPORTED_MODES = ("fling",)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What the server end was told. Times in seconds."""
+
+    size: int = 10_000
+    idle: float = 25.0
+    linger: float = 86_400.0
+
+
+@dataclass(slots=True)
+class _Provisional:
+    """Keys that were handed out and not used yet."""
+
+    session: Session
+    epoch: int
+    expires_at: float
+
+
+class ServerEnd:
+    """All sessions of a server, and the connections that are not yet part of one."""
+
+    def __init__(self, config: ServerConfig, keys: Mapping[str, bytes], random: Random, now: float) -> None:
+        self.sessions: dict[bytes, Session] = {}
+        self._config = config
+        self._random = random
+        self._instance = random.randbytes(ID_SIZE)
+        self._gate = Gate(keys, now)
+        self._outbox = Outbox()
+        self._newcomers = Newcomers(random, self._outbox.actions)
+        self._provisional: list[_Provisional] = []
+        self._timers: list[tuple[float, int, Session]] = []
+        self._armed: dict[Session, float] = {}
+        self._serial = 0
+        self._logs: list[tuple[int, str]] = []
+        self._sweep_at = now + SWEEP_SECONDS
+
+    # ------------------------------------------------------------------------------- local side
+
+    @property
+    def idle(self) -> bool:
+        """No streams are open."""
+        return not any(session.streams for session in self.sessions.values())
+
+    @property
+    def reading_paused(self) -> bool:
+        """A cap is exceeded: only carriers that `carrier_may_read` names are read."""
+        return self._held_too_much() or any(session.over_cap for session in self.sessions.values())
+
+    def carrier_may_read(self, carrier: Carrier) -> bool:
+        session = carrier.session
+        if session is None or carrier.reader.pending:
+            return True
+        return not (session.over_cap or self._held_too_much())
+
+    def _held_too_much(self) -> bool:
+        return sum(session.held for session in self.sessions.values()) > MAX_HELD
+
+    def stop(self, now: float) -> None:
+        """End all sessions; after the next actions the process may exit."""
+        for session in self.sessions.values():
+            session.close(STOPPED, "the server was stopped")
+
+    # ------------------------------------------------------------------------------ carrier side
+
+    def accepted(self, host: str, now: float) -> Carrier:
+        """A connection came in from `host`."""
+        return self._newcomers.accept(host, now)
+
+    def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
+        if carrier.session is not None:
+            carrier.session.receive(carrier, data, now)
+            return
+        newcomer = self._newcomers.get(carrier)
+        if newcomer is None or newcomer.discarding or newcomer.answered:
+            return
+        if newcomer.session is None:
+            newcomer.received += data
+            if len(newcomer.received) < ID_SIZE:
+                return
+            newcomer.session = self.sessions.get(newcomer.received[:ID_SIZE])
+            if newcomer.session is None:
+                if len(newcomer.received) >= REQUEST_SIZE:
+                    self._read_request(carrier, newcomer, now)
+                return
+            carrier.reader = ShotReader(expect_hello=True)
+            data = newcomer.received[ID_SIZE:]
+            newcomer.received = b""
+        self._read_hello(carrier, newcomer.session, data, now)
+
+    def carrier_eof(self, carrier: Carrier, now: float) -> None:
+        newcomer = self._newcomers.get(carrier)
+        if carrier.session is not None:
+            carrier.session.carrier_eof(carrier, now)
+        elif newcomer is not None and newcomer.answered:
+            self._newcomers.close(carrier)
+        elif newcomer is not None and not newcomer.discarding:
+            self._newcomers.discard(carrier)
+
+    def carrier_lost(self, carrier: Carrier, now: float) -> None:
+        if carrier.session is not None:
+            carrier.session.carrier_lost(carrier, now)
+        else:
+            self._newcomers.remove(carrier)
+            carrier.closed = True
+            self._outbox.actions.append((Op.RESET, carrier, b""))
+
+    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
+        if carrier.session is not None:
+            carrier.session.carrier_progress(carrier, outstanding, now)
+
+    def clock_jumped(self, now: float) -> None:
+        """The machine slept: idle connections are likely dead."""
+        for session in self.sessions.values():
+            session.distrust_idle()
+
+    # -------------------------------------------------------------------------------- newcomers
+
+    def _read_hello(self, carrier: Carrier, session: Session, data: bytes, now: float) -> None:
+        """A newcomer named a session: it becomes a carrier of it if its hello is genuine."""
+        try:
+            records = carrier.reader.feed(data)
+        except RemoteProtocolError:
+            self._newcomers.discard(carrier)
+            return
+        if not records:
+            return
+        if session.closed or not session.welcome(carrier, records[0], now):
+            self._newcomers.discard(carrier)
+            return
+        self._newcomers.remove(carrier)
+        self._provisional = [p for p in self._provisional if p.session is not session or p.epoch != records[0][1]]
+        session.receive_records(carrier, records[1:], now)
+
+    def _read_request(self, carrier: Carrier, newcomer: Newcomer, now: float) -> None:
+        """A newcomer sent as much as a handshake has: answer it if it proves a key, say nothing otherwise."""
+        try:
+            responder = self._gate.respond(newcomer.received, now)
+            answer, session = self._decide(responder.request, responder.key_name, now)
+            message, keys = responder.answer(answer, self._random.randbytes(32))
+        except (NoiseError, RemoteProtocolError) as error:
+            self._logs.append((logging.WARNING, f"refused a connection from {newcomer.host}: {error}"))
+            self._newcomers.discard(carrier)
+            return
+        if session is not None:
+            self._grant(session, answer, keys, now)
+        newcomer.answered = True
+        newcomer.received = b""
+        self._outbox.actions.append((Op.WRITE, carrier, message))
+        self._outbox.actions.append((Op.SHUT, carrier, b""))
+
+    def _decide(self, request: Request, key_name: str, now: float) -> tuple[Answer, Session | None]:
+        """What to answer, and the session that it is about."""
+        if request.version != VERSION:
+            return self._refusal(STATUS_OTHER_VERSION), None
+        if request.mode >= len(MODES) or MODES[request.mode] not in SUPPORTED_MODES:
+            return self._refusal(STATUS_MODE_NOT_SUPPORTED), None
+        session = self.sessions.get(request.previous)
+        if session is not None and session.name == key_name and not session.closed:
+            return Answer(VERSION, STATUS_CONTINUES, session.epochs_made % 256, session.id, self._instance), session
+        if len(self.sessions) >= MAX_SESSIONS:
+            return self._refusal(STATUS_NO_ROOM), None
+        session = self._fresh_session(request, key_name, now)
+        return Answer(VERSION, STATUS_NEW, 0, session.id, self._instance), session
+
+    def _refusal(self, status: int) -> Answer:
+        return Answer(VERSION, status, 0, NO_SESSION, self._instance)
+
+    def _fresh_session(self, request: Request, key_name: str, now: float) -> Session:
+        reserve = RESERVE if request.burst or request.conns >= 2 * RESERVE else 0
+        config = SessionConfig(False, self._config.size, request.reuse, self._config.idle, reserve)
+        session = Session(config, key_name, self._outbox, now)
+        while session.id in self.sessions or session.id in (b"", NO_SESSION):
+            session.id = self._random.randbytes(ID_SIZE)
+        return session
+
+    def _grant(self, session: Session, answer: Answer, keys: SessionKeys, now: float) -> None:
+        """Give a session the keys of this handshake; they are provisional until a sealed shot uses them."""
+        session.install(answer.epoch, keys.sealer(), keys.opener(), now)
+        session.epochs_made += 1
+        self.sessions[session.id] = session
+        self._provisional.append(_Provisional(session, answer.epoch, now + PROVISIONAL_SECONDS))
+        same_key = [p for p in self._provisional if p.session.name == session.name]
+        for provisional in same_key[:-MAX_PROVISIONAL]:
+            self._withdraw(provisional)
+
+    def _withdraw(self, provisional: _Provisional) -> None:
+        """Keys that nobody used: forget them, and the session if it has no others."""
+        self._provisional.remove(provisional)
+        if provisional.session.counters.shots_received:
+            provisional.session.withdraw(provisional.epoch)
+        else:
+            self.sessions.pop(provisional.session.id, None)
+
+    # ------------------------------------------------------------------------------------ wakes
+
+    def flush(self, now: float) -> None:
+        """Serve what is due, then let the sessions send that have reason to."""
+        self._newcomers.close_overdue(now)
+        while self._provisional and self._provisional[0].expires_at <= now:
+            self._withdraw(self._provisional[0])
+        if now >= self._sweep_at:
+            self._sweep(now)
+        while self._timers and self._timers[0][0] <= now:
+            at, _, session = heappop(self._timers)
+            if self._armed.get(session) == at:
+                del self._armed[session]
+                self._outbox.touched[session] = None
+        touched = list(self._outbox.touched)
+        self._outbox.touched.clear()
+        for session in touched:
+            session.flush(now)
+            if session.closed:
+                self._forget(session)
+            else:
+                self._arm(session)
+
+    def _arm(self, session: Session) -> None:
+        """Wake up for the session when it needs it; an earlier wake-up that is armed already may prove idle."""
+        at = session.deadline()
+        if at < self._armed.get(session, inf):
+            self._armed[session] = at
+            self._serial += 1
+            heappush(self._timers, (at, self._serial, session))
+
+    def _forget(self, session: Session) -> None:
+        if self.sessions.pop(session.id, None) is not None:
+            self._logs.append((logging.INFO, f"session of {session.name} ended: {session.closed}"))
+        self._armed.pop(session, None)
+
+    def _sweep(self, now: float) -> None:
+        """End the sessions whose client was not heard of for too long."""
+        self._sweep_at = now + SWEEP_SECONDS
+        for session in list(self.sessions.values()):
+            if now - session.heard_at > (self._config.linger if session.streams else LINGER_WITHOUT_STREAMS):
+                session.close(STOPPED, "no contact")
+                self._forget(session)
+
+    def deadline(self) -> float:
+        """When `flush` must be called again at the latest."""
+        if self._outbox.touched:
+            return -inf
+        by = min(self._newcomers.check_at, self._timers[0][0] if self._timers else inf)
+        if self._provisional:
+            by = min(by, self._provisional[0].expires_at)
+        return min(by, self._sweep_at) if self.sessions else by
+
+    def actions(self) -> list[Action]:
+        """What the I/O side has to do, in order."""
+        return self._outbox.take_actions()
+
+    def news(self) -> list[Stream]:
+        """Streams that the local side has to look at; a new one has no `app`."""
+        return self._outbox.take_news()
+
+    def logs(self) -> list[tuple[int, str]]:
+        """Levels of `logging`, and what the user should know."""
+        logs, self._logs = self._logs, []
+        return logs

@@ -1,0 +1,333 @@
+"""A stream: one tunnelled TCP connection, between the local program's socket and the shots of the session."""
+
+from __future__ import annotations
+
+from bisect import insort
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from tcsplitter._core import RecvBuffer, SendBuffer
+from tcsplitter.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from tcsplitter.session import Session
+
+INITIAL_WINDOW = 65_536
+"""Bytes of a stream that may be sent before the other end grants more."""
+MAX_WINDOW = 16 * 1024 * 1024
+"""Ceiling of what one stream may have granted and unread, bytes."""
+MAX_UNSENT = 262_144
+"""Bytes read from the local program ahead of sending, or two payloads where those are larger."""
+
+BY_PROGRAM, REFUSED, TOO_MANY, GIVEN_UP = range(4)
+"""Codes of RESET."""
+
+
+class Control(IntEnum):
+    """Control frames that are written anew, from the state of that moment, whenever they are sent or sent again."""
+
+    RESET = 0
+    STREAM_CREDIT = 1
+    CREDIT = 2
+    PING = 3
+
+
+class Chunk:
+    """A piece of a stream as it was cut for a payload; it is resent as it is."""
+
+    __slots__ = ("acked", "data", "fin", "offset", "stream")
+
+    def __init__(self, stream: Stream, offset: int, data: bytes, fin: bool) -> None:
+        self.stream = stream
+        self.offset = offset
+        self.data = data
+        self.fin = fin
+        self.acked = False
+
+
+def _offset(chunk: Chunk) -> int:
+    return chunk.offset
+
+
+class Stream:
+    """Both directions of one stream.
+
+    | sending                          | goes on to                                   |
+    |----------------------------------|----------------------------------------------|
+    | open                             | finishing, by finish(); reset                |
+    | finishing: fin waits or is sent  | done, when every chunk is acked; reset       |
+    | reset: RESET waits or is sent    | done, when it is acked                       |
+
+    | receiving                        | goes on to                                   |
+    |----------------------------------|----------------------------------------------|
+    | open                             | done, when all was consumed or RESET came    |
+
+    When both are done the session forgets the stream.
+    """
+
+    __slots__ = (
+        "_fin_cut", "_finishing", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked", "_returned", "_send_limit", "_session",
+        "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming", "queue", "reset_code", "sent_reset",
+    )  # fmt: skip
+
+    def __init__(self, session: Session, stream_id: int, opened: bool) -> None:
+        self.id = stream_id
+        self.app: Any = None
+        """The local side's endpoint; nothing here looks at it."""
+        self.reset_code: int | None = None
+        """Code of the RESET that came from the other end."""
+        self.sent_reset: int | None = None
+        """Code of the RESET that this end sent or will send."""
+        self.incoming = RecvBuffer()
+        self.queue: Any = None
+        """The scheduler's list that this stream waits in."""
+        self.deficit = 0
+        self.burst_bytes = 0
+        self.burst_from = 0.0
+        self._session = session
+        self._unsent = SendBuffer()
+        self._resend: list[Chunk] = []
+        self._pending_chunks = 0
+        self._opened = opened
+        self._finishing = False
+        self._fin_cut = False
+        self._reset_acked = False
+        self._send_limit = INITIAL_WINDOW
+        self._window = INITIAL_WINDOW
+        self._limit = INITIAL_WINDOW
+        self._returned = 0
+
+    # ------------------------------------------------------------------ the local side: sending
+
+    @property
+    def session_name(self) -> str:
+        """The name of the key that the session was made with, for logs."""
+        return self._session.name
+
+    @property
+    def room(self) -> int:
+        """Bytes that may be read from the local program now: what the windows and the read-ahead leave."""
+        if self._finishing or self.sent_reset is not None or self._session.closed:
+            return 0
+        unsent = len(self._unsent)
+        ahead = max(MAX_UNSENT, 2 * self._session.config.size) - unsent
+        window = self._send_limit - self._unsent.offset - unsent
+        return max(0, min(ahead, window, self._session.room))
+
+    def write(self, data: bytes) -> None:
+        """Send data that was read from the local program."""
+        self._unsent.write(data)
+        self._session.unsent += len(data)
+        self._session.schedule(self)
+
+    def finish(self) -> None:
+        """The local program will send nothing more (half-close)."""
+        if not self._finishing and self.sent_reset is None:
+            self._finishing = True
+            self._session.schedule(self)
+
+    def reset(self, code: int = BY_PROGRAM) -> None:
+        """End both directions at once; what was not delivered is dropped."""
+        if self.sent_reset is not None or self.done:
+            return
+        self.sent_reset = code
+        self._drop_outgoing()
+        self._drop_incoming(self.incoming.highest)
+        self._session.queue_control(Control.RESET, self)
+        self._session.maybe_forget(self)
+
+    # ---------------------------------------------------------------- the local side: receiving
+
+    @property
+    def readable(self) -> int:
+        """Bytes in order that wait to be forwarded."""
+        return self.incoming.readable
+
+    def peek(self, limit: int) -> list[bytes | memoryview]:
+        """Buffers of what is readable, about `limit` bytes."""
+        return self.incoming.peek(limit)
+
+    @property
+    def at_end(self) -> bool:
+        """The other side finished, and all it sent was consumed."""
+        return self.incoming.at_end
+
+    def consume(self, count: int) -> None:
+        """The local program took `count` bytes: grant as many more, and a larger window if it keeps up with the sender."""
+        incoming = self.incoming
+        incoming.consume(count)
+        self._give_back(incoming.read_offset)
+        if incoming.final_size >= 0:
+            if incoming.at_end:
+                self._session.maybe_forget(self)
+            return
+        sender_was_held = self._limit - incoming.highest < self._window // 4
+        if sender_was_held and not incoming.readable and self._window < MAX_WINDOW:
+            self._window *= 2
+        if incoming.read_offset + self._window - self._limit >= self._window // 2:
+            self._limit = incoming.read_offset + self._window
+            self._session.queue_control(Control.STREAM_CREDIT, self)
+
+    # ------------------------------------------------------------------------ the session's side
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to send or to receive."""
+        return self._sending_done and self._receiving_done
+
+    @property
+    def _sending_done(self) -> bool:
+        if self.sent_reset is not None:
+            return self._reset_acked
+        return self._fin_cut and not self._pending_chunks
+
+    @property
+    def _receiving_done(self) -> bool:
+        if self.reset_code is not None or self.incoming.at_end:
+            return True
+        return self.sent_reset is not None and self._arrived_whole
+
+    @property
+    def _arrived_whole(self) -> bool:
+        final = self.incoming.final_size
+        return final >= 0 and self._returned == final
+
+    @property
+    def credit_limit(self) -> int:
+        """Offset up to which the other end may send."""
+        return self._limit
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether `cut` has something to give, as far as this stream's own window goes."""
+        if self._resend or not self._opened:
+            return True
+        if self.sent_reset is not None or self._fin_cut:
+            return False
+        if len(self._unsent):
+            return self._unsent.offset < self._send_limit
+        return self._finishing
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were never sent."""
+        return len(self._unsent)
+
+    @property
+    def lost_chunk_waits(self) -> bool:
+        """A chunk has to be sent again that may need a payload of its own."""
+        return bool(self._resend)
+
+    def cut(self, limit: int) -> Chunk | None:
+        """The next chunk of at most `limit` bytes: a lost one first; None if windows or want of data forbid any."""
+        while self._resend:
+            chunk = self._resend[0]
+            if len(chunk.data) > limit != self._session.config.size and not chunk.acked:
+                return None
+            del self._resend[0]
+            self._session.lost_chunks -= 1
+            if not chunk.acked:
+                return chunk
+        if self.sent_reset is not None or self._fin_cut:
+            return None
+        offset = self._unsent.offset
+        data = self._unsent.take(max(0, min(limit, self._send_limit - offset, self._session.send_limit - self._session.send_total)))
+        self._session.send_total += len(data)
+        self._session.unsent -= len(data)
+        fin = self._finishing and not len(self._unsent)
+        if not data and not fin and self._opened:
+            return None
+        self._opened = True
+        self._fin_cut = fin
+        self._pending_chunks += 1
+        return Chunk(self, offset, data, fin)
+
+    def chunk_acked(self, chunk: Chunk) -> None:
+        if not chunk.acked:
+            chunk.acked = True
+            self._pending_chunks -= 1
+            if self._fin_cut and not self._pending_chunks:
+                self._session.maybe_forget(self)
+
+    def chunk_lost(self, chunk: Chunk) -> bool:
+        """Whether the chunk has to be sent again."""
+        if chunk.acked or self.sent_reset is not None:
+            return False
+        insort(self._resend, chunk, key=_offset)
+        self._session.lost_chunks += 1
+        return True
+
+    def reset_acked(self) -> None:
+        self._reset_acked = True
+        self._session.maybe_forget(self)
+
+    @property
+    def final_size(self) -> int:
+        """Bytes of this stream sent so far, for RESET."""
+        return self._unsent.offset
+
+    def raise_send_limit(self, limit: int) -> bool:
+        """Whether the credit that came is news: a smaller one is an older one."""
+        if limit <= self._send_limit:
+            return False
+        self._send_limit = limit
+        return True
+
+    def receive(self, offset: int, data: bytes | memoryview, fin: bool) -> None:
+        """Take a piece in. Raises RemoteProtocolError for data beyond the credit or against the final size."""
+        end = offset + len(data)
+        if end > self._limit:
+            raise RemoteProtocolError(f"sent byte {end} of stream {self.id} with a credit of {self._limit}")
+        before = self.incoming.highest
+        pieces = self.incoming.pieces
+        fresh = self.incoming.insert(offset, data, fin)
+        self._session.count_received(self.incoming.highest - before, self.incoming.pieces - pieces)
+        if self.sent_reset is not None:
+            self._drop_incoming(self.incoming.highest)
+            self._session.maybe_forget(self)
+        elif fresh or self.incoming.at_end:
+            self._session.tell(self)
+        if self.incoming.at_end:
+            self._session.maybe_forget(self)
+
+    def receive_reset(self, code: int, final_size: int) -> None:
+        """The other end reset the stream. Raises RemoteProtocolError if the final size contradicts what came before."""
+        incoming = self.incoming
+        if final_size < incoming.highest or incoming.final_size not in (-1, final_size):
+            raise RemoteProtocolError(f"reset stream {self.id} with a final size that contradicts its data")
+        if self.reset_code is not None:
+            return
+        self._session.count_received(final_size - incoming.highest, 0)
+        self._drop_incoming(final_size)
+        self.reset_code = code
+        if self.sent_reset is None and not self._sending_done:
+            self.sent_reset = code
+            self._drop_outgoing()
+            self._session.queue_control(Control.RESET, self)
+        self._session.tell(self)
+        self._session.maybe_forget(self)
+
+    def abandon(self, code: int) -> None:
+        """The session ended: nothing more is sent or received."""
+        self._drop_outgoing()
+        self._drop_incoming(self.incoming.highest)
+        self.reset_code = code
+        self.sent_reset = code
+
+    def _drop_outgoing(self) -> None:
+        self._session.unsent -= self._unsent.clear()
+        self._session.lost_chunks -= len(self._resend)
+        self._resend.clear()
+        self._opened = True
+
+    def _drop_incoming(self, end: int) -> None:
+        """Throw away what came and was not consumed; all bytes below `end` count as consumed."""
+        self._session.count_received(0, -self.incoming.pieces)
+        self.incoming.clear()
+        self._give_back(end)
+
+    def _give_back(self, offset: int) -> None:
+        """Return to the session's credit all bytes below `offset`."""
+        if offset > self._returned:
+            self._session.return_credit(offset - self._returned)
+            self._returned = offset

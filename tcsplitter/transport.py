@@ -1,0 +1,385 @@
+"""Carriers as sockets: dialling, accepting, and what the protocol asks of them, without ever blocking.
+
+A write is tried at once; only what the kernel does not take is queued and waited for. Sockets are unregistered at once and
+closed at the end of the wake.
+"""
+
+import os
+import socket
+from collections import deque
+from math import inf
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Protocol
+
+from tcsplitter.carrier import Action, Carrier, Op
+from tcsplitter.net import Resolver, Target, abort, start_connect, unacknowledged
+from tcsplitter.options import Address
+from tcsplitter.reactor import Reactor, Watched
+
+RECV_SIZE = 65_536  # bytes of one read
+RECV_ROUNDS = 4  # reads of one carrier in one wake
+SEND_LIMIT = 1_048_576  # bytes of one queue that go out in one wake
+QUEUE_LIMIT = 67_108_864  # bytes queued on one carrier; twice what a session may have in flight
+CAP_CHECK = 262_144  # bytes read from carriers between two looks at the protocol's caps in one wake
+PAUSE_CHECK = 0.05  # seconds between looks at carriers that are not read because of a cap
+CLOSE_TIMEOUT = 30_000  # ms in which the other kernel must take the rest of a queue after CLOSE
+
+
+class End(Protocol):
+    """What a carrier's socket reports to the protocol; ClientEnd and ServerEnd."""
+
+    @property
+    def reading_paused(self) -> bool: ...
+    def carrier_may_read(self, carrier: Carrier) -> bool: ...
+    def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None: ...
+    def carrier_eof(self, carrier: Carrier, now: float) -> None: ...
+    def carrier_lost(self, carrier: Carrier, now: float) -> None: ...
+    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None: ...
+
+
+class DiallingEnd(End, Protocol):
+    """The same for an end that dials; ClientEnd."""
+
+    def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None: ...
+    def carrier_dial_failed(self, carrier: Carrier, reason: str, now: float) -> None: ...
+
+
+class Dialler:
+    """Opens carriers to one address; after a failure it goes on to the name's next target."""
+
+    def __init__(self, reactor: Reactor, address: Address, end: DiallingEnd) -> None:
+        self.reactor = reactor
+        self.end = end
+        self._resolver = Resolver(reactor, address)
+        self._turn = 0
+        self._resolver.refresh()
+
+    def dial(self, conn: "CarrierSocket", now: float) -> None:
+        """Connect it, or report that this failed."""
+        if self._resolver.targets:
+            self._connect(conn, now)
+        else:
+            self._resolver.look_up(lambda later: self._connect(conn, later))
+
+    def failed(self, conn: "CarrierSocket", reason: str, now: float) -> None:
+        """Report that it could not be connected."""
+        self._turn += 1
+        self._resolver.refresh()
+        self.end.carrier_dial_failed(conn.carrier, reason, now)
+
+    def _connect(self, conn: "CarrierSocket", now: float) -> None:
+        targets = self._resolver.targets
+        if conn.closed:
+            return
+        if not targets:
+            conn.dial_failed(self._resolver.error, now)
+        else:
+            conn.connect(targets[self._turn % len(targets)], now)
+
+
+class Carriers:
+    """All carriers of one end as sockets: executes what the protocol asks for.
+
+    An end with a dialler is the client end; it closes last, so it may reset what needs no TIME_WAIT.
+    """
+
+    def __init__(self, reactor: Reactor, end: End, dialler: Dialler | None = None) -> None:
+        self.reactor = reactor
+        self.end = end
+        self.dialler = dialler
+        self.open: set[CarrierSocket] = set()
+        """Every carrier that is dialled, connected, or still sending what was queued at CLOSE."""
+        self._reading_paused = False
+        self._read_since_check = 0
+        self._paused: set[CarrierSocket] = set()
+        self._pause_timer = reactor.timer(self._resume)
+
+    def accepted(self, sock: socket.socket, carrier: Carrier) -> None:
+        """Serve a connection that was accepted; it must not block."""
+        conn = CarrierSocket(self, carrier)
+        conn.attach(sock)
+
+    def execute(self, actions: list[Action], now: float) -> None:
+        """Do what the protocol asked for, in its order."""
+        last = len(actions) - 1
+        for index, (op, carrier, data) in enumerate(actions):
+            conn: CarrierSocket | None = carrier.io
+            if op is Op.DIAL:
+                CarrierSocket(self, carrier).dial(now)
+            elif conn is None:
+                continue  # lost in this very wake; the protocol was told
+            elif op is Op.WRITE:
+                # What follows at once for the same carrier shares a segment with this.
+                conn.write(data, index < last and actions[index + 1][1] is carrier and actions[index + 1][0] is not Op.PROBE, now)
+            elif op is Op.SHUT:
+                conn.shut(now)
+            elif op is Op.CLOSE:
+                conn.close()
+            elif op is Op.RESET:
+                conn.reset()
+            elif op is Op.PROBE:
+                self.end.carrier_progress(carrier, conn.outstanding(), now)
+            else:
+                conn.discard()
+
+    def pause(self, conn: "CarrierSocket") -> None:
+        """A cap is exceeded: look at it again when the protocol may have room."""
+        self._paused.add(conn)
+        if len(self._paused) == 1:
+            self._pause_timer.at(self.reactor.now + PAUSE_CHECK)
+
+    def settle(self, now: float) -> None:
+        """End of a wake: look at the protocol's caps; read again what was paused, if there is room."""
+        self._check_caps()
+        if self._paused and not self._reading_paused:
+            self._resume(now)
+
+    def forget(self, conn: "CarrierSocket") -> None:
+        """It is closed."""
+        self.open.discard(conn)
+        self._paused.discard(conn)
+
+    def close_all(self) -> None:
+        """Close every carrier there is, whatever is queued; the protocol hears nothing of it."""
+        for conn in list(self.open):
+            conn.drop()
+
+    def may_read(self, carrier: Carrier) -> bool:
+        """Whether the protocol's caps leave room for what this carrier brings."""
+        return not self._reading_paused or self.end.carrier_may_read(carrier)
+
+    def count_read(self, size: int) -> None:
+        """The protocol was given `size` bytes."""
+        self._read_since_check += size
+        if self._read_since_check >= CAP_CHECK:
+            self._check_caps()
+
+    def _check_caps(self) -> None:
+        self._reading_paused = self.end.reading_paused
+        self._read_since_check = 0
+
+    def _resume(self, now: float) -> None:
+        for conn in [conn for conn in self._paused if self.may_read(conn.carrier)]:
+            self._paused.discard(conn)
+            conn.watch(conn.events | EVENT_READ)
+        self._pause_timer.at(now + PAUSE_CHECK if self._paused else inf)
+
+
+class CarrierSocket(Watched):
+    """One carrier's socket. Its write queue is as long as `Carrier.backlog` says."""
+
+    __slots__ = ("_closing", "_dialled_at", "_discarding", "_queue", "_shut", "_sock", "carrier", "carriers", "connected")
+    _sock: socket.socket
+
+    def __init__(self, carriers: Carriers, carrier: Carrier) -> None:
+        super().__init__(carriers.reactor, -1)
+        self.carriers = carriers
+        self.carrier = carrier
+        self.connected = False
+        self._queue: deque[bytes | memoryview] = deque()
+        self._shut = False
+        self._closing = False
+        self._discarding = False
+        self._dialled_at = 0.0
+        carrier.io = self
+        carriers.open.add(self)
+
+    def attach(self, sock: socket.socket) -> None:
+        """Take a connected socket."""
+        self._sock = sock
+        self.fd = sock.fileno()
+        self.connected = True
+        self.watch(EVENT_READ)
+
+    def dial(self, now: float) -> None:
+        """Connect to where the dialler says."""
+        dialler = self.carriers.dialler
+        assert dialler is not None, "only a client end dials"
+        self._dialled_at = now
+        dialler.dial(self, now)
+
+    def connect(self, target: Target, now: float) -> None:
+        """Start to connect."""
+        try:
+            self._sock = start_connect(target, quick_ack=False)
+        except OSError as error:
+            self.dial_failed(_reason(error.errno), now)
+            return
+        self.fd = self._sock.fileno()
+        self.watch(EVENT_WRITE)
+
+    def dial_failed(self, reason: str, now: float) -> None:
+        """Report it; the dialler may choose another target for the next one."""
+        dialler = self.carriers.dialler
+        assert dialler is not None
+        self.drop()
+        dialler.failed(self, reason, now)
+
+    def write(self, data: bytes, more: bool, now: float) -> None:
+        """Send `data`, or queue what the kernel does not take. `more`: something follows at once."""
+        if self._queue or not self.connected:
+            self._enqueue(data, now)
+            return
+        try:
+            sent = self._sock.send(data, socket.MSG_MORE if more else 0)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._lost(now)
+            return
+        if sent < len(data):
+            self._enqueue(memoryview(data)[sent:], now)
+
+    def shut(self, now: float) -> None:
+        """Shut down the write side once the queue is empty."""
+        self._shut = True
+        if not self._queue and self.connected:
+            self._shut_down(now)
+
+    def close(self) -> None:
+        """Close once the queue is empty."""
+        if self._queue and self.connected:
+            self._closing = True
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CLOSE_TIMEOUT)
+            self.watch(EVENT_WRITE)
+            return
+        if self.carriers.dialler is not None and self.connected and not unacknowledged(self.fd):
+            abort(self._sock)
+        self.drop()
+
+    def reset(self) -> None:
+        """Reset the connection, or stop dialling."""
+        if self.connected:
+            abort(self._sock)
+        self.drop()
+
+    def discard(self) -> None:
+        """Read and throw away from now on."""
+        self._discarding = True
+
+    def outstanding(self) -> int:
+        """Bytes written and not acknowledged by the other kernel."""
+        return self.carrier.backlog + (unacknowledged(self.fd) if self.connected else 0)
+
+    def on_ready(self, events: int, now: float) -> None:
+        """Serve the socket."""
+        if not self.connected:
+            self._finish_connect(now)
+            return
+        if events & EVENT_WRITE:
+            self._write_queue(now)
+        if events & EVENT_READ and not (self.closed or self._closing):
+            if self._discarding:
+                self._throw_away()
+            elif self.carriers.may_read(self.carrier):
+                self._read(now)
+            else:
+                self.watch(self.events & ~EVENT_READ)
+                self.carriers.pause(self)
+
+    def _finish_connect(self, now: float) -> None:
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self.dial_failed(_reason(code), now)
+            return
+        self.connected = True
+        self.watch(EVENT_READ | EVENT_WRITE if self._queue else EVENT_READ)
+        dialler = self.carriers.dialler
+        assert dialler is not None
+        dialler.end.carrier_connected(self.carrier, now - self._dialled_at, now)
+        if self._shut and not self._queue:
+            self._shut_down(now)
+
+    def _read(self, now: float) -> None:
+        end = self.carriers.end
+        carrier = self.carrier
+        recv = self._sock.recv
+        for _ in range(RECV_ROUNDS):
+            try:
+                data = recv(RECV_SIZE)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._lost(now)
+                return
+            if not data:
+                self.watch(self.events & ~EVENT_READ)
+                end.carrier_eof(carrier, now)
+                return
+            end.carrier_received(carrier, data, now)
+            self.carriers.count_read(len(data))
+            # The server's FIN came with its FINAL shot: reading on at once saves a wake.
+            if carrier.closed or (len(data) < RECV_SIZE and not (carrier.rx_final and self.carriers.dialler)):
+                return
+
+    def _throw_away(self) -> None:
+        try:
+            if not self._sock.recv(RECV_SIZE):
+                self.watch(self.events & ~EVENT_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.drop()
+
+    def _enqueue(self, data: bytes | memoryview, now: float) -> None:
+        carrier = self.carrier
+        self._queue.append(data)
+        carrier.backlog += len(data)
+        if carrier.backlog > QUEUE_LIMIT:
+            self._lost(now)
+        elif self.connected:
+            self.watch(self.events | EVENT_WRITE)
+
+    def _write_queue(self, now: float) -> None:
+        queue = self._queue
+        ends = self._shut or self._closing
+        budget = SEND_LIMIT
+        while queue and budget > 0:
+            head = queue[0]
+            try:
+                sent = self._sock.send(head, socket.MSG_MORE if ends or len(queue) > 1 else 0)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._lost(now)
+                return
+            budget -= sent
+            self.carrier.backlog -= sent
+            if sent < len(head):
+                queue[0] = memoryview(head)[sent:]
+                return
+            queue.popleft()
+        if queue:
+            return
+        self.watch(self.events & ~EVENT_WRITE)
+        if self._closing:
+            self.close()
+        elif self._shut:
+            self._shut_down(now)
+
+    def _shut_down(self, now: float) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._lost(now)
+
+    def _lost(self, now: float) -> None:
+        silent = self._closing or self._discarding
+        self.drop()
+        if not silent:
+            self.carriers.end.carrier_lost(self.carrier, now)
+
+    def drop(self) -> None:
+        """Close it now, without what is queued."""
+        self.closed = True
+        self._queue.clear()
+        self.carrier.backlog = 0
+        self.carrier.io = None
+        self.carriers.forget(self)
+        if self.fd >= 0:
+            self.watch(0)
+            self.reactor.close_later(self._sock)
+
+
+def _reason(code: int | None) -> str:
+    return os.strerror(code or 0)

@@ -1,0 +1,494 @@
+"""Shots on the wire: building, sealing, and taking bodies apart, against PROTOCOL.md sections 3 to 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+from shots import AEAD, seal, unseal
+
+from tcsplitter import _core
+from tcsplitter._core import (
+    FINAL,
+    HEADER_SIZE,
+    HELLO,
+    MAX_ACK_RANGES,
+    MAX_HELLO_SEALED,
+    MAX_SEALED,
+    MAX_VARINT,
+    PARITY,
+    TAG_SIZE,
+    ShotReader,
+    ShotWriter,
+    open_frames,
+    open_hello,
+    seal_hello,
+)
+from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+MAX_BODY = MAX_SEALED - TAG_SIZE
+
+
+def frames_of(body: bytes) -> list[tuple[Any, ...]]:
+    """The frames of a body, with views made bytes."""
+    _, frames = open_frames(AEAD, seal(body))
+    return [tuple(bytes(field) if isinstance(field, memoryview) else field for field in frame) for frame in frames]
+
+
+def written(write: Callable[[ShotWriter], None], want: int = 0) -> bytes:
+    """The body that a writer makes."""
+    writer = ShotWriter()
+    writer.begin(want)
+    write(writer)
+    return unseal(writer.seal(AEAD, 0, 0, 0))
+
+
+def nothing(_: ShotWriter) -> None:
+    """Adds no frame."""
+
+
+# --- Golden vectors. They are version 1 of the protocol: an end that was built before a change here could no longer talk to one
+# that was built after it. A change needs another version number in the handshake.
+
+GOLDEN_BODIES: list[tuple[str, Callable[[ShotWriter], None], str, list[tuple[Any, ...]]]] = [
+    ("empty", nothing, "0102", []),
+    ("ping", lambda w: w.ping(), "0102 01", [(_core.PING,)]),
+    (
+        "ack",
+        lambda w: w.ack(300, 25_000, [(290, 300), (200, 250), (0, 0)], []),
+        "0102 02 412c 800061a8 03 412c 0a 26 32 40c6 00",
+        [(_core.ACK, 300, 25_000, [(290, 300), (200, 250), (0, 0)], [])],
+    ),
+    (
+        "ack with rebuilt",
+        lambda w: w.ack(7, 0, [(5, 7)], [(4, 4), (1, 2)]),
+        "0102 03 07 00 01 07 02 02 04 00 00 01",
+        [(_core.ACK, 7, 0, [(5, 7)], [(4, 4), (1, 2)])],
+    ),
+    ("credit", lambda w: w.credit(33_554_432), "0102 04 82000000", [(_core.CREDIT, 33_554_432)]),
+    ("stream credit", lambda w: w.stream_credit(4, 65_536), "0102 05 04 80010000", [(_core.STREAM_CREDIT, 4, 65_536)]),
+    ("reset", lambda w: w.reset(8, 1, 1 << 40), "0102 06 08 01 c000010000000000", [(_core.RESET, 8, 1, 1 << 40)]),
+    ("close", lambda w: w.close(1, "zu groß"), "0102 07 01 08 7a752067726fc39f", [(_core.CLOSE, 1, "zu groß")]),
+    (
+        "stream",
+        lambda w: w.stream(4, 16_383, b"abc", False),
+        "0102 08 04 7fff 03 616263",
+        [(_core.STREAM, 4, 16_383, b"abc", False)],
+    ),
+    ("fin", lambda w: w.stream(64, 16_384, b"", True), "0102 09 4040 80004000 00", [(_core.STREAM, 64, 16_384, b"", True)]),
+]
+
+GOLDEN_SHOT = "010300001900000000000001020d2a1992649f71334534eac199652da04611c063f463cec715"
+GOLDEN_HELLO = "020300001700000000000000093792bb991ec2f6ad1fdeaa48885aefebd05ffff0c64f8a"
+
+
+@pytest.mark.parametrize(("write", "body", "frames"), [row[1:] for row in GOLDEN_BODIES], ids=[row[0] for row in GOLDEN_BODIES])
+def test_golden_bodies(write: Callable[[ShotWriter], None], body: str, frames: list[tuple[Any, ...]]) -> None:
+    assert written(write, want=0x0102).hex() == body.replace(" ", "")
+    assert frames_of(bytes.fromhex(body)) == frames
+    assert open_frames(AEAD, seal(bytes.fromhex(body)))[0] == 0x0102
+
+
+def test_golden_shot() -> None:
+    writer = ShotWriter()
+    writer.begin(2)
+    writer.stream(4, 0, b"abc", True)
+    assert writer.seal(AEAD, FINAL, 3, 0x0102).hex() == GOLDEN_SHOT
+    assert ShotReader().feed(bytes.fromhex(GOLDEN_SHOT)) == [(FINAL, 3, 0x0102, bytes.fromhex(GOLDEN_SHOT))]
+    assert open_frames(AEAD, bytes.fromhex(GOLDEN_SHOT)) == (2, [(_core.STREAM, 4, 0, b"abc", True)])
+
+
+def test_golden_hello() -> None:
+    assert seal_hello(AEAD, 3, 9, 1, 180_000, 40).hex() == GOLDEN_HELLO
+    assert ShotReader(expect_hello=True).feed(bytes.fromhex(GOLDEN_HELLO)) == [(HELLO, 3, 9, bytes.fromhex(GOLDEN_HELLO))]
+    assert open_hello(AEAD, bytes.fromhex(GOLDEN_HELLO)) == (1, 180_000, 40)
+
+
+def test_an_open_ended_stream_frame_runs_to_the_end_of_the_body() -> None:
+    assert frames_of(bytes.fromhex("0000 01 0a 04 10 616263")) == [(_core.PING,), (_core.STREAM, 4, 16, b"abc", False)]
+    assert frames_of(bytes.fromhex("0000 0b 04 10")) == [(_core.STREAM, 4, 16, b"", True)]
+
+
+def test_constants_are_those_of_the_protocol() -> None:
+    assert (HEADER_SIZE, TAG_SIZE, MAX_SEALED, MAX_HELLO_SEALED, MAX_ACK_RANGES) == (13, 16, 1_064_960, 80, 32)
+    assert (MAX_VARINT, _core.REPLAY_WINDOW, _core.MAX_JUMP) == (2**62 - 1, 2**17, 2**24)
+    assert (FINAL, HELLO, PARITY) == (1, 2, 4)
+    kinds = (_core.PING, _core.ACK, _core.CREDIT, _core.STREAM_CREDIT, _core.RESET, _core.CLOSE, _core.STREAM)
+    assert kinds == (1, 2, 4, 5, 6, 7, 8)
+
+
+# --- What is written is what is read.
+
+varints = st.integers(0, MAX_VARINT) | st.sampled_from([0, 63, 64, 16_383, 16_384, 2**30 - 1, 2**30, MAX_VARINT])
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
+    found = []
+    low = draw(st.integers(10_000, MAX_VARINT)) + 2
+    for _ in range(draw(st.integers(1, MAX_ACK_RANGES))):
+        high = low - 2 - draw(st.integers(0, 100))
+        low = high - draw(st.integers(0, 100))
+        found.append((low, high))
+    return found
+
+
+frames_strategy = st.lists(
+    st.one_of(
+        st.just((_core.PING,)),
+        st.tuples(st.just(_core.ACK), varints, varints, ranges(), ranges() | st.just([])),
+        st.tuples(st.just(_core.CREDIT), varints),
+        st.tuples(st.just(_core.STREAM_CREDIT), varints, varints),
+        st.tuples(st.just(_core.RESET), varints, varints, varints),
+        st.tuples(st.just(_core.CLOSE), varints, st.text(max_size=60)),
+        st.tuples(st.just(_core.STREAM), varints, st.integers(0, MAX_VARINT - 300), st.binary(max_size=300), st.booleans()),
+    ),
+    max_size=20,
+)
+
+ADDERS: dict[int, Callable[..., None]] = {
+    _core.PING: ShotWriter.ping,
+    _core.ACK: ShotWriter.ack,
+    _core.CREDIT: ShotWriter.credit,
+    _core.STREAM_CREDIT: ShotWriter.stream_credit,
+    _core.RESET: ShotWriter.reset,
+    _core.CLOSE: ShotWriter.close,
+    _core.STREAM: ShotWriter.stream,
+}
+
+
+@given(st.integers(0, 65_535), frames_strategy, st.integers(0, 255), varints)
+def test_frames_come_back_as_they_were_written(want: int, frames: list[tuple[Any, ...]], epoch: int, number: int) -> None:
+    writer = ShotWriter()
+    writer.begin(want)
+    for kind, *fields in frames:
+        ADDERS[kind](writer, *fields)
+    size = writer.size
+    shot = writer.seal(AEAD, FINAL, epoch, number)
+    assert ShotReader().feed(shot) == [(FINAL, epoch, number, shot)]
+    assert len(shot) == HEADER_SIZE + size + TAG_SIZE
+    assert open_frames(AEAD, shot) == (want, frames)
+
+
+@given(st.integers(0, 255), varints, st.integers(0, 3), st.integers(0, 2**32 - 1), st.integers(0, 65_535))
+def test_a_hello_comes_back_as_it_was_written(epoch: int, number: int, kind: int, rtt_us: int, want: int) -> None:
+    hello = seal_hello(AEAD, epoch, number, kind, rtt_us, want)
+    assert ShotReader(True).feed(hello) == [(HELLO, epoch, number, hello)]
+    assert open_hello(AEAD, hello) == (kind, rtt_us, want)
+
+
+# --- ShotWriter
+
+
+def test_a_body_holds_exactly_its_maximum() -> None:
+    writer = ShotWriter()
+    writer.begin(0)
+    writer.stream(0, 0, bytes(MAX_BODY - 2 - 7 - 1), False)
+    assert writer.size == MAX_BODY - 1
+    with pytest.raises(LocalProtocolError, match="holds"):
+        writer.credit(64)
+    assert writer.size == MAX_BODY - 1
+    writer.ping()
+    with pytest.raises(LocalProtocolError, match="holds"):
+        writer.ping()
+    shot = writer.seal(AEAD, 0, 0, 0)
+    assert len(shot) == HEADER_SIZE + MAX_SEALED
+    assert [frame[0] for frame in open_frames(AEAD, shot)[1]] == [_core.STREAM, _core.PING]
+
+
+def test_data_larger_than_any_body_is_refused() -> None:
+    writer = ShotWriter()
+    writer.begin(0)
+    for size in (MAX_BODY - 8, MAX_BODY + 1, 4 * MAX_BODY):
+        with pytest.raises(LocalProtocolError):
+            writer.stream(0, 0, bytes(size), False)
+    assert unseal(writer.seal(AEAD, 0, 0, 0)) == bytes(2)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda w: w.credit(MAX_VARINT + 1),
+        lambda w: w.credit(-1),
+        lambda w: w.stream_credit(0, MAX_VARINT + 1),
+        lambda w: w.reset(0, 0, -1),
+        lambda w: w.close(-1, ""),
+        lambda w: w.stream(-1, 0, b"", False),
+        lambda w: w.stream(0, -1, b"abc", False),
+        lambda w: w.stream(0, MAX_VARINT - 2, b"abc", False),
+        lambda w: w.ack(0, 0, [], []),
+        lambda w: w.ack(0, 0, [], [(0, 0)]),
+        lambda w: w.ack(0, 0, [(2 * i, 2 * i) for i in range(MAX_ACK_RANGES, -1, -1)], []),
+        lambda w: w.ack(0, 0, [(0, 0)], [(2 * i, 2 * i) for i in range(MAX_ACK_RANGES, -1, -1)]),
+        lambda w: w.ack(0, 0, [(5, 4)], []),
+        lambda w: w.ack(0, 0, [(-1, 4)], []),
+        lambda w: w.ack(0, 0, [(5, 9), (3, 4)], []),
+        lambda w: w.ack(0, 0, [(1, 2), (5, 9)], []),
+    ],
+)
+def test_what_cannot_be_written_leaves_the_body_as_it_was(write: Callable[[ShotWriter], None]) -> None:
+    def attempt(writer: ShotWriter) -> None:
+        writer.ping()
+        with pytest.raises(LocalProtocolError):
+            write(writer)
+        assert writer.size == 3
+        writer.ping()
+
+    assert written(attempt) == bytes.fromhex("0000 01 01")
+
+
+def test_nothing_is_written_or_sealed_before_a_body_was_begun() -> None:
+    writer = ShotWriter()
+    for _ in range(2):
+        with pytest.raises(LocalProtocolError):
+            writer.ping()
+        with pytest.raises(LocalProtocolError):
+            writer.seal(AEAD, 0, 0, 0)
+        assert writer.size == 0
+        writer.begin(0)
+        writer.seal(AEAD, 0, 0, 0)
+
+
+def test_begin_drops_a_body_that_was_not_sealed() -> None:
+    writer = ShotWriter()
+    writer.begin(1)
+    writer.ping()
+    writer.begin(2)
+    assert open_frames(AEAD, writer.seal(AEAD, 0, 0, 0)) == (2, [])
+
+
+@pytest.mark.parametrize(("want", "sent"), [(65_535, 65_535), (65_536, 65_535), (2**80, 65_535)])
+def test_want_is_cut(want: int, sent: int) -> None:
+    assert open_frames(AEAD, seal(written(nothing, want)))[0] == sent
+    assert open_hello(AEAD, seal_hello(AEAD, 0, 0, 0, 2**32 + want, want)) == (0, 2**32 - 1, sent)
+
+
+def test_a_want_below_0_is_refused() -> None:
+    with pytest.raises(LocalProtocolError):
+        ShotWriter().begin(-1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "sent"),
+    [("a" * 300, "a" * 255), ("é" * 128, "é" * 127), ("a" + "€" * 100, "a" + "€" * 84), ("\ud800", "?"), ("", "")],
+)
+def test_a_long_reason_is_cut_between_characters(reason: str, sent: str) -> None:
+    assert frames_of(written(lambda w: w.close(1, reason))) == [(_core.CLOSE, 1, sent)]
+
+
+@pytest.mark.parametrize("data", [bytearray(b"abcd"), memoryview(b"xabcdx")[1:5], memoryview(b"abcd").cast("H")])
+def test_any_contiguous_buffer_is_taken(data: Buffer) -> None:
+    assert frames_of(written(lambda w: w.stream(0, 0, data, False))) == [(_core.STREAM, 0, 0, b"abcd", False)]
+
+
+def test_a_buffer_with_holes_is_refused_and_released() -> None:
+    writer = ShotWriter()
+    writer.begin(0)
+    with pytest.raises(BufferError):
+        writer.stream(0, 0, memoryview(b"abcd")[::2], False)
+    data = bytearray(b"abcd")
+    with pytest.raises(LocalProtocolError):
+        writer.stream(0, MAX_VARINT, data, False)
+    writer.stream(0, 0, data, False)
+    data.clear()  # BufferError if it were still held
+    assert frames_of(unseal(writer.seal(AEAD, 0, 0, 0))) == [(_core.STREAM, 0, 0, b"abcd", False)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "epoch", "number"),
+    [(HELLO, 0, 0), (PARITY, 0, 0), (8, 0, 0), (-1, 0, 0), (0, 256, 0), (0, -1, 0), (0, 0, -1), (0, 0, MAX_VARINT + 1)],
+)
+def test_a_header_that_cannot_be_is_refused(flags: int, epoch: int, number: int) -> None:
+    writer = ShotWriter()
+    writer.begin(0)
+    with pytest.raises(LocalProtocolError):
+        writer.seal(AEAD, flags, epoch, number)
+    if flags == 0:
+        with pytest.raises(LocalProtocolError):
+            seal_hello(AEAD, epoch, number, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("kind", "rtt_us", "want"), [(4, 0, 0), (-1, 0, 0), (0, -1, 0), (0, 0, -1)])
+def test_a_hello_that_cannot_be_is_refused(kind: int, rtt_us: int, want: int) -> None:
+    with pytest.raises(LocalProtocolError):
+        seal_hello(AEAD, 0, 0, kind, rtt_us, want)
+
+
+class KeepingAead:
+    """A cipher that seals nothing and keeps what it is given."""
+
+    def __init__(self, tag: bytes) -> None:
+        self.tag = tag
+        self.given: list[tuple[bytes, Buffer, Buffer | None]] = []
+
+    def encrypt(self, nonce: bytes, data: Buffer, associated_data: Buffer | None) -> bytes:
+        self.given.append((nonce, data, associated_data))
+        return bytes(data) + self.tag
+
+    def decrypt(self, nonce: bytes, data: Buffer, associated_data: Buffer | None) -> bytes:
+        self.given.append((nonce, data, associated_data))
+        return bytes(data)[: -len(self.tag)]
+
+
+def test_a_cipher_with_another_tag_size_is_refused() -> None:
+    writer = ShotWriter()
+    writer.begin(0)
+    with pytest.raises(LocalProtocolError, match="cipher"):
+        writer.seal(KeepingAead(bytes(15)), 0, 0, 0)
+    with pytest.raises(LocalProtocolError, match="cipher"):
+        open_frames(KeepingAead(bytes(15)), seal(bytes(9)))
+
+
+def test_a_body_that_the_cipher_still_holds_is_never_moved() -> None:
+    aead = KeepingAead(bytes(16))
+    writer = ShotWriter()
+    writer.begin(0)
+    writer.seal(aead, 0, 0, 0)
+    writer.begin(0)
+    with pytest.raises(BufferError):
+        writer.stream(0, 0, bytes(100_000), False)
+    assert bytes(aead.given[0][1]) == bytes(2)
+
+
+# --- Opening
+
+
+def test_large_data_is_a_view_and_small_data_is_not() -> None:
+    body = bytes.fromhex("0000 08 00 00 1e") + b"a" * 30 + bytes.fromhex("0a 04 00") + b"b" * 70
+    _, ((*_, small, _), (*_, large, _)) = open_frames(AEAD, seal(body))
+    assert type(small) is bytes
+    assert small == b"a" * 30
+    assert type(large) is memoryview
+    assert large == b"b" * 70
+    assert type(large.obj) is bytes
+    assert 2 * len(large) >= len(large.obj)
+
+
+REFUSED = {
+    "frame type 0": "0000 00",
+    "frame type 0x0c": "0000 0c",
+    "frame type 0xff": "0000 01 ff",
+    "credit without a value": "0000 04",
+    "varint cut short": "0000 04 c000000000",
+    "stream data cut short": "0000 08 00 00 03 6162",
+    "stream length far beyond the body": "0000 08 00 00 ffffffffffffffff",
+    "stream without a length": "0000 08 00 00",
+    "open-ended stream without an offset": "0000 0a 00",
+    "offset and length above the limit": "0000 08 00 ffffffffffffffff 01 61",
+    "offset and length above the limit, open-ended": "0000 0a 00 fffffffffffffffe 6162",
+    "no range": "0000 02 00 00 00",
+    "33 ranges": "0000 02 00 00 21 64 00" + 32 * "0000",
+    "2**62 - 1 ranges": "0000 02 00 00 ffffffffffffffff 64 00",
+    "fewer ranges than stated": "0000 02 00 00 02 64 00",
+    "first range below 0": "0000 02 00 00 01 04 05",
+    "second range starts below 0": "0000 02 00 00 02 04 03 00 00",
+    "second range ends below 0": "0000 02 00 00 02 04 00 00 03",
+    "gap of 2**62 - 1": "0000 02 00 00 02 04 00 ffffffffffffffff ffffffffffffffff",
+    "rebuilt ranges missing": "0000 03 00 00 01 04 00",
+    "no rebuilt range": "0000 03 00 00 01 04 00 00",
+    "rebuilt range below 0": "0000 03 00 00 01 04 00 01 00 01",
+    "close without a reason": "0000 07 01",
+    "reason cut short": "0000 07 01 03 6162",
+    "reason that is no UTF-8": "0000 07 01 02 c328",
+    "reason with a surrogate": "0000 07 01 03 eda080",
+    "reset cut short": "0000 06 00 00",
+    "good frame, then garbage": "0000 08 00 00 01 61 40",
+}
+
+
+@pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED.keys())
+def test_malformed_bodies_are_refused(body: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        frames_of(bytes.fromhex(body))
+
+
+def test_the_largest_values_are_accepted() -> None:
+    most = "ffffffffffffffff"
+    assert frames_of(bytes.fromhex(f"0000 08 {most} {most} 00")) == [(_core.STREAM, MAX_VARINT, MAX_VARINT, b"", False)]
+    assert frames_of(bytes.fromhex("0000 08 00 fffffffffffffffe 01 61")) == [(_core.STREAM, 0, MAX_VARINT - 1, b"a", False)]
+    assert frames_of(bytes.fromhex(f"0000 02 {most} {most} 01 {most} {most}")) == [
+        (_core.ACK, MAX_VARINT, MAX_VARINT, [(0, MAX_VARINT)], [])
+    ]
+    full = [(2 * i, 2 * i) for i in range(MAX_ACK_RANGES - 1, -1, -1)]
+    assert frames_of(written(lambda w: w.ack(62, 0, full, full))) == [(_core.ACK, 62, 0, full, full)]
+
+
+def test_an_encoding_longer_than_needed_is_accepted() -> None:
+    for value in ("07", "4007", "80000007", "c000000000000007"):
+        assert frames_of(bytes.fromhex("0000 04" + value)) == [(_core.CREDIT, 7)]
+
+
+@pytest.mark.parametrize("body", [row[2] for row in GOLDEN_BODIES], ids=[row[0] for row in GOLDEN_BODIES])
+def test_cut_and_changed_bodies_are_read_or_refused(body: str) -> None:
+    whole = bytes.fromhex(body)
+    changed = [whole[:i] + bytes([value]) + whole[i + 1 :] for i in range(2, len(whole)) for value in range(256)]
+    cut = [whole[:i] for i in range(2, len(whole))]
+    for candidate in cut + changed:
+        try:
+            frames_of(candidate)
+        except RemoteProtocolError:
+            assert candidate != whole
+    for candidate in cut[1:]:  # none of these ends where a frame ends
+        with pytest.raises(RemoteProtocolError):
+            frames_of(candidate)
+
+
+@given(st.binary(min_size=2, max_size=80) | st.lists(st.sampled_from(range(13)), min_size=2, max_size=40).map(bytes))
+def test_any_body_is_read_or_refused(body: bytes) -> None:
+    try:
+        frames = frames_of(body)
+    except RemoteProtocolError:
+        return
+    assert sum(len(frame[3]) for frame in frames if frame[0] == _core.STREAM) <= len(body)
+
+
+def test_a_changed_shot_does_not_open() -> None:
+    shot = seal(bytes.fromhex("0000 01"), epoch=1, number=2)
+    for i in range(len(shot)):
+        for bit in range(8):
+            changed = shot[:i] + bytes([shot[i] ^ 1 << bit]) + shot[i + 1 :]
+            with pytest.raises((InvalidTag, RemoteProtocolError)):
+                open_frames(AEAD, changed)
+
+
+@pytest.mark.parametrize("length", [0, 1, 12, 13, 30, 31, 34, 36])
+def test_a_shot_of_another_length_than_it_says_is_refused(length: int) -> None:
+    shot = seal(bytes(6))
+    assert len(shot) == 35
+    with pytest.raises(RemoteProtocolError):
+        open_frames(AEAD, (shot + bytes(1))[:length])
+    with pytest.raises(RemoteProtocolError):
+        open_hello(AEAD, (seal(bytes(6), HELLO) + bytes(1))[:length])
+
+
+def test_parity_is_refused_once_it_is_known_to_be_genuine() -> None:
+    parity = seal(bytes.fromhex("0000 01"), PARITY)
+    with pytest.raises(RemoteProtocolError, match="parity"):
+        open_frames(AEAD, parity)
+    with pytest.raises(InvalidTag):
+        open_frames(AEAD, parity[:-1] + bytes([parity[-1] ^ 1]))
+    with pytest.raises(RemoteProtocolError, match="parity"):
+        open_hello(AEAD, seal(bytes(7), PARITY | HELLO))
+
+
+def test_a_hello_is_no_shot_and_a_shot_no_hello() -> None:
+    with pytest.raises(RemoteProtocolError, match="hello"):
+        open_frames(AEAD, seal_hello(AEAD, 0, 0, 0, 0, 0))
+    with pytest.raises(RemoteProtocolError, match="hello"):
+        open_hello(AEAD, seal(bytes(7)))
+
+
+@pytest.mark.parametrize("body", [bytes(2), bytes(6), bytes(8), bytes(64), bytes([4]) + bytes(6), bytes([255]) + bytes(6)])
+def test_malformed_hellos_are_refused(body: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        open_hello(AEAD, seal(body, HELLO))
+    with pytest.raises(InvalidTag):
+        open_hello(AESGCM(bytes(32)), seal(body, HELLO))

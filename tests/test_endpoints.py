@@ -1,0 +1,534 @@
+"""Local sockets and stdio on one side, a stream that only takes notes on the other."""
+
+import logging
+import os
+import resource
+import select
+import socket
+import struct
+from collections.abc import Callable, Generator
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcsplitter import endpoints, net
+from tcsplitter.endpoints import Endpoints, StdioEndpoint, TcpDialler
+from tcsplitter.log import LimitedLog
+from tcsplitter.options import Address
+from tcsplitter.reactor import Reactor
+from tcsplitter.streams import REFUSED
+
+
+class FakeStream:
+    """Bytes one way, bytes the other way."""
+
+    def __init__(self, room: int = 1_000_000) -> None:
+        self.app: Any = None
+        self.room = room
+        self.written = bytearray()
+        self.finished = 0
+        self.resets: list[int] = []
+        self.reset_code: int | None = None
+        self.waiting = bytearray()
+        self.ended = False
+
+    @property
+    def readable(self) -> int:
+        return len(self.waiting)
+
+    @property
+    def at_end(self) -> bool:
+        return self.ended and not self.waiting
+
+    def write(self, data: bytes) -> None:
+        assert 0 < len(data) <= self.room
+        self.room -= len(data)
+        self.written += data
+
+    def finish(self) -> None:
+        self.finished += 1
+
+    def reset(self, code: int = 0) -> None:
+        self.resets.append(code)
+
+    def peek(self, limit: int) -> list[bytes | memoryview]:
+        assert self.waiting
+        half = min(limit, len(self.waiting)) // 2
+        return [bytes(self.waiting[:half]), memoryview(bytes(self.waiting[half:limit]))]
+
+    def consume(self, count: int) -> None:
+        assert count <= len(self.waiting)
+        del self.waiting[:count]
+
+
+class Harness:
+    """Endpoints on a reactor, and a plain listening socket as the service."""
+
+    def __init__(self) -> None:
+        self.reactor = Reactor()
+        self.endpoints = Endpoints(self.reactor)
+        self.service = socket.create_server(("127.0.0.1", 0))
+        self.address = Address("127.0.0.1", self.service.getsockname()[1])
+        self.log = LimitedLog(logging.getLogger("tcsplitter.test"))
+        self.opened: list[socket.socket] = []
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Serve until the condition holds; not for ever."""
+        limit = self.reactor.clock() + 10
+        nudge = self.reactor.timer(lambda _now: None)
+        while not condition():
+            nudge.at(self.reactor.clock() + 0.01)
+            self.reactor.wake()
+            assert self.reactor.now < limit, "it never came"
+
+    def wakes(self, count: int) -> None:
+        for _ in range(count):
+            self.reactor.call(lambda _now: None)
+            self.reactor.wake()
+
+    def join(self, stream: FakeStream) -> socket.socket:
+        """A program's socket whose other side is joined to the stream."""
+        program = socket.create_connection(self.service.getsockname(), timeout=10)
+        self.opened.append(program)
+        sock = self.service.accept()[0]
+        sock.setblocking(False)
+        self.endpoints.join(sock, stream, self.reactor.now)
+        return program
+
+    def close(self) -> None:
+        self.endpoints.reset_all()
+        self.reactor.close()
+        self.service.close()
+        for sock in self.opened:
+            sock.close()
+
+
+@pytest.fixture
+def harness() -> Generator[Harness, None, None]:
+    harness = Harness()
+    yield harness
+    harness.close()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = b""
+    while piece := sock.recv(65_536):
+        data += piece
+    return data
+
+
+def fill(sock: socket.socket) -> int:
+    """Write until the kernels take no more; returns how much."""
+    sock.setblocking(False)
+    sent = 0
+    try:
+        while True:
+            sent += sock.send(bytes(1_000_000))
+    except BlockingIOError:
+        return sent
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+# ------------------------------------------------------------------------------------------ TcpEndpoint
+
+
+def test_both_directions_and_both_ends(harness: Harness) -> None:
+    stream = FakeStream()
+    program = harness.join(stream)
+    program.sendall(b"question")
+    harness.until(lambda: stream.written == b"question")
+    program.shutdown(socket.SHUT_WR)
+    harness.until(lambda: stream.finished)
+    stream.waiting += b"answer after the half-close"
+    stream.app.update(harness.reactor.now)
+    assert program.recv(100) == b"answer after the half-close"
+    stream.ended = True
+    stream.app.update(harness.reactor.now)
+    harness.wakes(3)
+    assert program.recv(100) == b""
+    assert stream.finished == 1
+    assert not stream.resets
+    assert not harness.endpoints.open
+
+
+def test_half_close_from_the_other_side(harness: Harness) -> None:
+    stream = FakeStream()
+    program = harness.join(stream)
+    stream.waiting += b"all there is"
+    stream.ended = True
+    stream.app.update(harness.reactor.now)
+    assert read_all(program) == b"all there is"
+    program.sendall(b"but I go on")
+    harness.until(lambda: stream.written == b"but I go on")
+    program.close()
+    harness.until(lambda: not harness.endpoints.open)
+    assert stream.finished == 1
+    assert not stream.resets
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3000), min_size=1, max_size=5), st.integers(1, 5000))
+def test_never_reads_more_than_there_is_room_for(pieces: list[bytes], room: int) -> None:
+    harness = Harness()
+    stream = FakeStream(0)
+    program = harness.join(stream)
+    for piece in pieces:
+        program.sendall(piece)
+    program.shutdown(socket.SHUT_WR)
+    harness.wakes(2)
+    assert not stream.written
+    rounds = 0
+    while not stream.finished:
+        stream.room = room  # FakeStream.write asserts that it is kept
+        stream.app.update(harness.reactor.now)
+        harness.wakes(1)
+        rounds += 1
+        assert rounds < 20_000
+    assert bytes(stream.written) == b"".join(pieces)
+    harness.close()
+
+
+def test_what_the_program_does_not_take_stays_in_the_stream(harness: Harness) -> None:
+    stream = FakeStream()
+    program = harness.join(stream)
+    stream.waiting += bytes(20_000_000)
+    stream.app.update(harness.reactor.now)
+    harness.wakes(5)
+    assert 0 < stream.readable < 20_000_000
+    before = stream.readable
+    harness.wakes(5)
+    assert stream.readable == before
+    received = 0
+    program.setblocking(False)
+
+    def taken() -> bool:
+        nonlocal received
+        try:
+            received += len(program.recv(1_000_000))
+        except BlockingIOError:
+            return False
+        return received == 20_000_000
+
+    harness.until(taken)
+    assert not stream.readable
+
+
+def test_one_wake_writes_a_bounded_amount(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "WRITE_LIMIT", 10_000)
+    monkeypatch.setattr(endpoints, "READ_SIZE", 4_000)
+    stream = FakeStream()
+    harness.join(stream)
+    stream.waiting += bytes(100_000)
+    stream.app.update(harness.reactor.now)
+    assert stream.readable == 100_000 - 12_000
+    harness.until(lambda: not stream.readable)
+
+
+def test_one_wake_reads_a_bounded_amount(harness: Harness) -> None:
+    stream = FakeStream(10_000_000)
+    program = harness.join(stream)
+    sent = fill(program)
+    assert sent > endpoints.READ_SIZE
+    harness.reactor.wake()
+    assert 0 < len(stream.written) <= endpoints.READ_SIZE
+    harness.until(lambda: len(stream.written) == sent)
+
+
+def test_a_reset_by_the_program(harness: Harness) -> None:
+    stream = FakeStream()
+    reset(harness.join(stream))
+    harness.until(lambda: stream.resets)
+    assert stream.resets == [0]
+    assert not harness.endpoints.open
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_a_reset_is_noticed_within_a_second_though_nothing_is_waited_for(harness: Harness, half_closed: bool) -> None:
+    stream = FakeStream()
+    program = harness.join(stream)
+    if half_closed:
+        program.shutdown(socket.SHUT_WR)
+        harness.until(lambda: stream.finished)
+    else:
+        stream.room = 0
+        stream.app.update(harness.reactor.now)
+        program.sendall(b"unread")
+    reset(program)
+    started = harness.reactor.clock()
+    wakes = 0
+    while not stream.resets:
+        harness.reactor.wake()
+        wakes += 1
+    assert harness.reactor.clock() - started < 1.0
+    assert wakes < 10
+    assert stream.resets == [0]
+    assert endpoints.CHECK_EVERY < 1.0
+
+
+def test_endpoints_that_wait_for_nothing_cost_no_timer_when_they_are_gone(harness: Harness) -> None:
+    stream = FakeStream(0)
+    reset(harness.join(stream))
+    harness.until(lambda: stream.resets)
+    harness.wakes(2)
+    assert harness.endpoints._check.when == inf
+
+
+def test_a_write_that_fails_resets_the_stream_once(harness: Harness) -> None:
+    stream = FakeStream(0)
+    reset(harness.join(stream))
+    stream.waiting += b"too late"
+    stream.app.update(harness.reactor.now)
+    stream.app.update(harness.reactor.now)
+    assert stream.resets == [0]
+
+
+def test_a_reset_from_the_other_side_resets_the_program(harness: Harness) -> None:
+    stream = FakeStream()
+    program = harness.join(stream)
+    stream.waiting += b"not to be delivered"
+    stream.reset_code = 0
+    stream.app.update(harness.reactor.now)
+    harness.wakes(1)
+    with pytest.raises(ConnectionResetError):
+        program.recv(1)
+    assert not stream.resets
+
+
+# ------------------------------------------------------------------------------------------- TcpDialler
+
+
+def test_the_service_is_dialled_with_nodelay_and_early_data_waits(harness: Harness) -> None:
+    dialler = TcpDialler(harness.endpoints, harness.address, harness.log)
+    stream = FakeStream()
+    stream.waiting += b"early"
+    dialler.open(stream, harness.reactor.now)
+    stream.app.update(harness.reactor.now)
+    assert stream.readable == 5
+    target = harness.service.accept()[0]
+    harness.opened.append(target)
+    harness.until(lambda: not stream.readable)
+    assert target.recv(100) == b"early"
+    assert stream.app._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    assert not stream.app._sock.getblocking()
+
+
+def test_a_refused_service_resets_the_stream_at_once(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    harness.service.close()
+    dialler = TcpDialler(harness.endpoints, harness.address, harness.log)
+    streams = [FakeStream() for _ in range(3)]
+    for stream in streams:
+        dialler.open(stream, harness.reactor.now)
+    harness.until(lambda: all(stream.resets for stream in streams))
+    assert [stream.resets for stream in streams] == [[REFUSED]] * 3
+    assert not harness.endpoints.open
+    assert caplog.text.count(f"cannot reach --forward {harness.address}: Connection refused") == 1
+
+
+def test_every_target_of_a_name_is_tried(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = socket.create_server(("127.0.0.1", 0))
+    targets = [(socket.AF_INET, closed.getsockname()), (socket.AF_INET, harness.service.getsockname())]
+    closed.close()
+
+    def look_up(_address: Address, flags: int) -> list[net.Target]:
+        if flags:
+            raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+        return targets
+
+    monkeypatch.setattr(net, "_look_up", look_up)
+    dialler = TcpDialler(harness.endpoints, Address("two.example", 1), harness.log)
+    stream = FakeStream()
+    stream.waiting += b"x"
+    dialler.open(stream, harness.reactor.now)
+    harness.until(lambda: not stream.readable)
+    assert not stream.resets
+
+
+def test_a_service_whose_name_is_unknown_refuses(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(_address: Address, _flags: int) -> list[net.Target]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(net, "_look_up", look_up)
+    dialler = TcpDialler(harness.endpoints, Address("no.example", 1), harness.log)
+    stream = FakeStream()
+    dialler.open(stream, harness.reactor.now)
+    harness.until(lambda: stream.resets)
+    assert stream.resets == [REFUSED]
+
+
+def test_a_stream_reset_while_connecting_ends_that(harness: Harness) -> None:
+    dialler = TcpDialler(harness.endpoints, harness.address, harness.log)
+    stream = FakeStream()
+    dialler.open(stream, harness.reactor.now)
+    stream.reset_code = 0
+    stream.app.update(harness.reactor.now)
+    harness.wakes(5)
+    assert not harness.endpoints.open
+    assert not stream.resets
+
+
+def test_out_of_descriptors_the_stream_is_refused(harness: Harness) -> None:
+    dialler = TcpDialler(harness.endpoints, harness.address, harness.log)
+    stream = FakeStream()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        dialler.open(stream, harness.reactor.now)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert stream.resets == [REFUSED]
+
+
+# ---------------------------------------------------------------------------------------- StdioEndpoint
+
+
+class Stdio:
+    """A StdioEndpoint on two descriptors."""
+
+    def __init__(self, harness: Harness, fd_in: int, fd_out: int) -> None:
+        self.stream = FakeStream()
+        self.ends: list[bool] = []
+        self.endpoint = StdioEndpoint(harness.reactor, self.stream, fd_in, fd_out, self.ends.append)
+        self.now = harness.reactor.now
+        self.update()
+
+    def update(self) -> None:
+        self.endpoint.update(self.now)
+
+
+def test_stdio_on_pipes(harness: Harness) -> None:
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    stdio = Stdio(harness, in_read, out_write)
+    os.write(in_write, b"typed")
+    harness.until(lambda: stdio.stream.written == b"typed")
+    os.close(in_write)
+    harness.until(lambda: stdio.stream.finished)
+    stdio.stream.waiting += b"shown"
+    stdio.update()
+    assert os.read(out_read, 100) == b"shown"
+    stdio.stream.ended = True
+    stdio.update()
+    assert os.read(out_read, 100) == b""  # though its number stays taken
+    assert os.get_blocking(out_write)
+    assert os.get_blocking(in_read)
+    assert stdio.ends == [True]
+    for fd in (in_read, out_read, out_write):
+        os.close(fd)
+
+
+def test_stdio_on_one_socket(harness: Harness) -> None:
+    """OpenSSH gives its ProxyCommand one socket as both."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    fd_in, fd_out = os.dup(theirs.fileno()), theirs.detach()
+    stdio = Stdio(harness, fd_in, fd_out)
+    ours.sendall(b"question")
+    harness.until(lambda: stdio.stream.written == b"question")
+    stdio.stream.waiting += b"answer"
+    stdio.stream.ended = True
+    stdio.update()
+    assert read_all(ours) == b"answer"
+    ours.sendall(b"more")
+    harness.until(lambda: stdio.stream.written == b"questionmore")
+    ours.close()
+    harness.until(lambda: stdio.ends == [True])
+    os.close(fd_in)
+    os.close(fd_out)
+
+
+def test_stdio_on_files(harness: Harness, tmp_path: Path) -> None:
+    """A selector refuses files; they are read and written all the same, at no cost while nothing is to be done."""
+    (tmp_path / "in").write_bytes(b"x" * 1_000_000)
+    fd_in = os.open(tmp_path / "in", os.O_RDONLY)
+    fd_out = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
+    stdio = Stdio(harness, fd_in, fd_out)
+    harness.until(lambda: len(stdio.stream.written) == 1_000_000)
+    assert stdio.stream.room == 0
+    assert not stdio.stream.finished
+    harness.wakes(3)
+    stdio.stream.room = 100
+    stdio.update()
+    harness.until(lambda: stdio.stream.finished)
+    stdio.stream.waiting += b"y" * 1_000_000
+    stdio.stream.ended = True
+    stdio.update()
+    harness.until(lambda: stdio.ends == [True])
+    assert (tmp_path / "out").read_bytes() == b"y" * 1_000_000
+    os.close(fd_in)
+    os.close(fd_out)
+
+
+def test_stdin_from_dev_null_ends_at_once(harness: Harness) -> None:
+    fd_in, fd_out = os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
+    stdio = Stdio(harness, fd_in, fd_out)
+    harness.until(lambda: stdio.stream.finished)
+    stdio.endpoint.close()
+    os.close(fd_in)
+    os.close(fd_out)
+
+
+def test_stdio_on_a_terminal_is_left_as_it_was(harness: Harness) -> None:
+    main, sub = os.openpty()
+    fd_out = os.dup(sub)
+    stdio = Stdio(harness, sub, fd_out)
+    os.write(main, b"line\n")
+    harness.until(lambda: stdio.stream.written == b"line\n")
+    assert not os.get_blocking(sub)
+    stdio.endpoint.close()
+    assert os.get_blocking(sub)
+    for fd in (main, sub, fd_out):
+        os.close(fd)
+
+
+def test_a_reader_that_leaves_resets_the_stream(harness: Harness) -> None:
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    stdio = Stdio(harness, in_read, out_write)
+    os.close(out_read)
+    stdio.stream.waiting += b"nobody reads this"
+    stdio.update()
+    assert stdio.stream.resets == [0]
+    assert stdio.ends == [False]
+    stdio.update()
+    assert stdio.ends == [False]
+    for fd in (in_read, in_write, out_write):
+        os.close(fd)
+
+
+def test_a_reset_stream_ends_stdio_unclean(harness: Harness) -> None:
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    stdio = Stdio(harness, in_read, out_write)
+    stdio.stream.reset_code = 0
+    stdio.update()
+    assert stdio.ends == [False]
+    for fd in (in_read, in_write, out_read, out_write):
+        os.close(fd)
+
+
+def test_a_slow_reader_of_stdout_is_waited_for(harness: Harness) -> None:
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    stdio = Stdio(harness, in_read, out_write)
+    stdio.stream.waiting += bytes(1_000_000)
+    stdio.update()
+    assert stdio.stream.readable
+    received = 0
+
+    def taken() -> bool:
+        nonlocal received
+        if select.select([out_read], [], [], 0)[0]:
+            received += len(os.read(out_read, 65_536))
+        return received == 1_000_000
+
+    harness.until(taken)
+    stdio.endpoint.close()
+    for fd in (in_read, in_write, out_read, out_write):
+        os.close(fd)

@@ -1,0 +1,325 @@
+"""Both programs on loopback: real sockets, real keys, real ends."""
+
+import logging
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import pytest
+
+from tcsplitter.client import ClientProgram, run_connect
+from tcsplitter.errors import ConfigError
+from tcsplitter.keys import KEY_VARIABLE, generate_key
+from tcsplitter.options import Address, ClientOptions, ServerOptions
+from tcsplitter.program import Program, raise_descriptor_limit
+from tcsplitter.server import ServerProgram
+
+LOOPBACK = Address("127.0.0.1", 0)
+KEYS = {"test": bytes(range(32))}
+
+
+@contextmanager
+def running(program: Program) -> Generator[None, None, None]:
+    """Run it in a thread until the block ends."""
+    thread = threading.Thread(target=program.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        program.stop()
+        program.stop()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+class Tunnel:
+    """A server end, a client end, and a listening socket as the service."""
+
+    def __init__(self) -> None:
+        self.service = socket.create_server(("127.0.0.1", 0))
+        self.service.settimeout(10)
+        forward = Address("127.0.0.1", self.service.getsockname()[1])
+        self.server = ServerProgram(ServerOptions(l_fling=LOOPBACK, keys=KEYS, forward=forward))
+        self.client = ClientProgram(ClientOptions(r_fling=self.server.address, keys=KEYS, listen=LOOPBACK))
+
+    def open(self) -> tuple[socket.socket, socket.socket]:
+        """A program's connection, and the service's side of it."""
+        program = socket.create_connection((self.client.address.host, self.client.address.port), timeout=10)
+        program.sendall(b"\0")  # a stream begins with data
+        target = self.service.accept()[0]
+        target.settimeout(10)
+        assert target.recv(1) == b"\0"
+        return program, target
+
+
+@pytest.fixture
+def tunnel() -> Generator[Tunnel, None, None]:
+    tunnel = Tunnel()
+    with running(tunnel.server), running(tunnel.client):
+        yield tunnel
+    tunnel.service.close()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = bytearray()
+    while piece := sock.recv(262_144):
+        data += piece
+    return bytes(data)
+
+
+def test_bytes_go_both_ways_and_half_close_crosses(tunnel: Tunnel) -> None:
+    program, target = tunnel.open()
+    with program, target:
+        question, answer = os.urandom(300_000), os.urandom(3_000_000)
+        program.sendall(question)
+        program.shutdown(socket.SHUT_WR)
+        assert read_all(target) == question
+        target.sendall(answer)
+        target.close()
+        assert read_all(program) == answer
+
+
+def test_a_service_that_closes_first_still_hears_the_program(tunnel: Tunnel) -> None:
+    program, target = tunnel.open()
+    with program, target:
+        target.sendall(b"last word")
+        target.shutdown(socket.SHUT_WR)
+        assert read_all(program) == b"last word"
+        program.sendall(b"but not mine")
+        program.close()
+        assert read_all(target) == b"but not mine"
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_reset_crosses_as_reset(tunnel: Tunnel, side: int) -> None:
+    ends = tunnel.open()
+    with ends[0], ends[1]:
+        ends[side].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        ends[side].close()
+        with pytest.raises(ConnectionResetError):
+            ends[1 - side].recv(1)
+
+
+def test_a_refused_service_resets_the_program_at_once(tunnel: Tunnel) -> None:
+    tunnel.service.close()
+    with socket.create_connection((tunnel.client.address.host, tunnel.client.address.port), timeout=10) as program:
+        program.sendall(b"anyone?")
+        with pytest.raises(ConnectionResetError):
+            program.recv(1)
+
+
+def test_all_four_kinds_of_socket_have_nodelay(tunnel: Tunnel) -> None:
+    program, target = tunnel.open()
+    with program, target:
+        for end in (tunnel.client, tunnel.server):
+            socks = [each._sock for each in end.endpoints.open] + [conn._sock for conn in list(end.carriers.open)]
+            flags = [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in socks if sock and sock.fileno() >= 0]
+            assert len(flags) >= 3
+            assert all(flags)
+
+
+def test_a_busy_port_is_said_plainly(tunnel: Tunnel) -> None:
+    with pytest.raises(ConfigError, match=f"--lFling {tunnel.server.address}: the address is in use"):
+        ServerProgram(ServerOptions(l_fling=tunnel.server.address, keys=KEYS))
+    with pytest.raises(ConfigError, match=f"--listen {tunnel.client.address}: the address is in use"):
+        ClientProgram(ClientOptions(r_fling=tunnel.server.address, keys=KEYS, listen=tunnel.client.address))
+
+
+def test_connect_joins_two_descriptors_to_a_stream(tunnel: Tunnel) -> None:
+    options = ClientOptions(r_fling=tunnel.server.address, keys=KEYS)
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(run_connect(options, in_read, out_write)))
+    thread.start()
+    os.write(in_write, b"question")
+    os.close(in_write)
+    target = tunnel.service.accept()[0]
+    assert read_all(target) == b"question"
+    target.sendall(b"answer")
+    target.close()
+    assert os.read(out_read, 100) == b"answer"
+    assert os.read(out_read, 100) == b""
+    thread.join(10)
+    assert codes == [0]
+    for fd in (in_read, out_read, out_write):
+        os.close(fd)
+
+
+def test_connect_reports_a_reset(tunnel: Tunnel) -> None:
+    options = ClientOptions(r_fling=tunnel.server.address, keys=KEYS)
+    tunnel.service.close()
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    os.write(in_write, b"anyone?")
+    assert run_connect(options, in_read, out_write) == 1
+    for fd in (in_read, in_write, out_read, out_write):
+        os.close(fd)
+
+
+def test_a_drain_lets_open_streams_end_and_takes_no_new_ones(tunnel: Tunnel) -> None:
+    program, target = tunnel.open()
+    with program, target:
+        tunnel.client.stop()
+        wait(lambda: refused(tunnel.client.address))
+        program.sendall(b"still here")
+        assert target.recv(100) == b"still here"
+        target.close()
+        assert read_all(program) == b""
+
+
+def refused(address: Address) -> bool:
+    try:
+        socket.create_connection((address.host, address.port), timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """Ask again and again, for 10 s at the most."""
+    ends = time.monotonic() + 10
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < ends, "it never came"
+        pause.wait(0.01)
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+class Process:
+    """`tcsplitter` with one of its commands, and the address that it says it listens on. Killed at the end of the block."""
+
+    def __init__(self, *arguments: str, limit: int | None = None) -> None:
+        command = [sys.executable, "-m", "tcsplitter", *arguments]
+        if limit is not None:
+            command = ["prlimit", f"--nofile={limit}:{limit}", *command]
+        environment = os.environ | {KEY_VARIABLE: generate_key(KEYS["test"])}
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.stderr = self.process.stderr
+        lines: list[str] = []
+        while not lines or "listening on" not in lines[-1]:
+            lines.append(self.stderr.readline())
+            assert lines[-1], lines
+        self.address = lines[-1].split("listening on ")[1].split(",")[0]
+        self.port = int(self.address.rpartition(":")[2])
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.stderr.close()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
+
+
+@contextmanager
+def processes(service: socket.socket, limit: int | None = None) -> Generator[tuple[Process, Process], None, None]:
+    """A server and a client, each a process of its own."""
+    with (
+        Process("server", "--lFling", "127.0.0.1:0", "--forward", f"127.0.0.1:{service.getsockname()[1]}", limit=limit) as server,
+        Process("client", "--rFling", server.address, "--listen", "127.0.0.1:0", limit=limit) as client,
+    ):
+        yield server, client
+
+
+@pytest.fixture
+def service() -> Generator[socket.socket, None, None]:
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as service:
+        service.settimeout(10)
+        yield service
+
+
+@contextmanager
+def open_stream(client: Process, service: socket.socket) -> Generator[socket.socket, None, None]:
+    """The program's side of a stream that reached the service."""
+    with socket.create_connection(("127.0.0.1", client.port), timeout=10) as program:
+        program.sendall(b"x")
+        with service.accept()[0] as target:
+            target.settimeout(10)
+            assert target.recv(1) == b"x"
+            yield program
+
+
+def test_sigterm_with_an_open_stream_ends_within_three_seconds(service: socket.socket) -> None:
+    with processes(service) as (server, client), open_stream(client, service) as program:
+        started = time.monotonic()
+        assert client.terminate() == 0
+        assert 2.0 < time.monotonic() - started < 3.0
+        with pytest.raises(ConnectionResetError):
+            program.recv(1)
+        assert server.terminate() == 0
+
+
+def test_a_second_sigterm_ends_at_once(service: socket.socket) -> None:
+    with processes(service) as (_, client), open_stream(client, service):
+        started = time.monotonic()
+        client.process.send_signal(signal.SIGTERM)
+        wait(lambda: refused(Address("127.0.0.1", client.port)))
+        client.terminate()
+        assert time.monotonic() - started < 1.5
+
+
+def test_with_few_descriptors_the_tunnel_is_slow_but_not_dead(service: socket.socket) -> None:
+    with processes(service, limit=64) as (server, client):
+        programs = [socket.create_connection(("127.0.0.1", client.port), timeout=10) for _ in range(100)]
+        for program in programs:
+            program.sendall(b"x")
+        for program in programs:
+            program.close()
+        wait(lambda: echoes(client.port, service))
+        for end in (client, server):
+            assert end.terminate() == 0
+
+
+def echoes(port: int, service: socket.socket) -> bool:
+    """Whether a connection through the tunnel carries bytes both ways."""
+    token = os.urandom(16)
+    service.settimeout(1)
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as program:
+        program.sendall(token)
+        while True:
+            try:
+                target = service.accept()[0]
+            except TimeoutError:
+                return False
+            with target:
+                target.settimeout(1)
+                try:
+                    if target.recv(16) != token:
+                        continue
+                    target.sendall(token)
+                    return program.recv(16) == token
+                except OSError:
+                    continue
+
+
+def test_the_descriptor_limit_is_raised_as_far_as_it_goes(caplog: pytest.LogCaptureFixture) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        raise_descriptor_limit(1000, logging.getLogger("tcsplitter.test"))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1000
+        assert not caplog.text
+        raise_descriptor_limit(hard + 1, logging.getLogger("tcsplitter.test"))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        assert f"only {hard} files may be open" in caplog.text
+        raise_descriptor_limit(500, logging.getLogger("tcsplitter.test"))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,308 @@
+"""The event loop on real descriptors: timers, stale keys, deferred closes, wake-ups."""
+
+import os
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from functools import partial
+from math import inf
+from selectors import EVENT_READ
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcsplitter.reactor import _DEAD_TIMERS, JUMP, Reactor, Watched
+
+
+class Clock:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Listening(Watched):
+    """Calls a function when its descriptor is readable."""
+
+    def __init__(self, reactor: Reactor, fd: int, callback: Callable[["Listening"], None]) -> None:
+        super().__init__(reactor, fd)
+        self._callback = callback
+        self.watch(EVENT_READ)
+
+    def on_ready(self, events: int, now: float) -> None:
+        assert events & EVENT_READ
+        assert now == self.reactor.now
+        self._callback(self)
+
+
+@pytest.fixture
+def reactor() -> Generator[Reactor, None, None]:
+    reactor = Reactor()
+    yield reactor
+    reactor.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stepped(clock: Clock) -> Generator[Reactor, None, None]:
+    """A reactor on the clock that the test moves."""
+    reactor = Reactor(clock)
+    yield reactor
+    reactor.close()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.floats(0, 20)), max_size=60), st.lists(st.floats(0.1, 4.9), min_size=1, max_size=20)
+)
+def test_timers_fire_once_in_order_and_never_early(moves: list[tuple[int, float]], steps: list[float]) -> None:
+    clock = Clock()
+    reactor = Reactor(clock)
+    fired: list[int] = []
+    expected: dict[int, float] = {}
+
+    def fire(index: int) -> Callable[[float], None]:
+        def callback(now: float) -> None:
+            assert expected.pop(index) <= now
+            fired.append(index)
+
+        return callback
+
+    timers = [reactor.timer(fire(index)) for index in range(10)]
+    for index, delay in moves:
+        timers[index].at(clock.now + delay)
+        expected[index] = clock.now + delay
+    for step in steps:
+        reactor.call(lambda _now: None)  # so that the wake does not wait
+        clock.now += step
+        reactor.wake()
+        assert all(when > clock.now for when in expected.values())
+    assert len(fired) + len(expected) == len({index for index, _ in moves})
+    reactor.close()
+
+
+def test_a_timer_on_the_real_clock_is_not_early(reactor: Reactor) -> None:
+    times: list[float] = []
+    due = [reactor.clock() + delay for delay in (0.0, 0.0004, 0.0031, 0.01)]
+    for when in due:
+        reactor.timer(times.append).at(when)
+    while len(times) < len(due):
+        reactor.wake()
+    assert all(fired >= when for fired, when in zip(times, due, strict=True))
+    assert times[-1] - due[-1] < 1.0
+
+
+def test_a_timer_can_be_moved_and_cancelled(stepped: Reactor, clock: Clock) -> None:
+    fired: list[str] = []
+
+    def note(name: str, _now: float) -> None:
+        fired.append(name)
+
+    kept, moved, cancelled = (stepped.timer(partial(note, name)) for name in ("kept", "moved", "cancelled"))
+    for timer in (kept, moved, cancelled):
+        timer.at(clock.now + 1)
+    moved.at(clock.now + 3)
+    cancelled.cancel()
+    assert cancelled.when == inf
+    clock.now += 2
+    stepped.wake()
+    assert fired == ["kept"]
+    clock.now += 2
+    stepped.wake()
+    assert fired == ["kept", "moved"]
+
+
+def test_a_timer_armed_by_a_timer_waits_for_the_next_wake(stepped: Reactor, clock: Clock) -> None:
+    fired: list[float] = []
+
+    def again(now: float) -> None:
+        fired.append(now)
+        timer.at(now)
+
+    timer = stepped.timer(again)
+    timer.at(clock.now)
+    stepped.wake()
+    assert len(fired) == 1
+    stepped.wake()
+    assert len(fired) == 2
+
+
+def test_dead_timers_are_bounded(stepped: Reactor, clock: Clock) -> None:
+    fired: list[float] = []
+    timer = stepped.timer(fired.append)
+    for count in range(10_000):
+        timer.at(clock.now + 1 + count)
+    assert len(stepped._timers) <= 2 * _DEAD_TIMERS + 2
+    clock.now += 10_000
+    stepped.call(lambda _now: None)
+    stepped.wake()
+    assert fired == [clock.now]
+
+
+@pytest.mark.parametrize(("late", "jumps"), [(JUMP - 0.1, 0), (JUMP + 0.1, 1)])
+def test_a_clock_jump_is_reported_first(stepped: Reactor, clock: Clock, late: float, jumps: int) -> None:
+    seen: list[str] = []
+    stepped.on_jump = lambda _now: seen.append("jump")
+    stepped.timer(lambda _now: seen.append("timer")).at(clock.now + 0.001)
+    before = clock.now
+
+    def select(timeout: float) -> list[object]:
+        clock.now = before + timeout + late
+        return []
+
+    stepped._selector.select = select  # type: ignore[method-assign, assignment]
+    stepped.wake()
+    assert seen == ["jump"] * jumps + ["timer"]
+
+
+def test_a_stale_key_of_a_closed_object_is_skipped(reactor: Reactor) -> None:
+    """Two sockets are ready; whichever is served first closes the other, whose number then goes to a new socket."""
+    with ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(2)]
+        for pair in pairs:
+            for sock in pair:
+                stack.callback(sock.close)
+            pair[1].send(b"x")
+        served: list[Listening] = []
+
+        def serve(source: Listening) -> None:
+            served.append(source)
+            other = next(each for each in sources if each is not source)
+            other.closed = True
+            other.watch(0)
+            reused = os.dup2(source.fd, other.fd)
+            Listening(reactor, reused, lambda each: each.watch(0)).closed = False
+            source.watch(0)
+
+        sources = [Listening(reactor, pair[0].fileno(), serve) for pair in pairs]
+        reactor.wake()
+        assert len(served) == 1
+
+
+def test_deferred_closes_come_last_in_the_wake(reactor: Reactor) -> None:
+    inner, outer = socket.socketpair()
+    open_at: list[tuple[str, bool]] = []
+
+    def close(source: Listening) -> None:
+        source.closed = True
+        source.watch(0)
+        reactor.close_later(inner)
+        open_at.append(("served", inner.fileno() >= 0))
+
+    Listening(reactor, inner.fileno(), close)
+    reactor.before_sleep = lambda _now: open_at.append(("before sleep", inner.fileno() >= 0))
+    with outer:
+        outer.send(b"x")
+        reactor.wake()
+    assert open_at == [("served", True), ("before sleep", True)]
+    assert inner.fileno() == -1
+
+
+def test_what_a_call_closes_is_closed_without_another_wake(reactor: Reactor) -> None:
+    inner, outer = socket.socketpair()
+    reactor.call(lambda _now: reactor.close_later(inner))
+    reactor.wake()
+    assert inner.fileno() == -1
+    outer.close()
+
+
+def test_watch_can_pause_and_go_on(reactor: Reactor) -> None:
+    inner, outer = socket.socketpair()
+    with inner, outer:
+        seen: list[bytes] = []
+        source = Listening(reactor, inner.fileno(), lambda _source: seen.append(inner.recv(10)))
+        source.watch(0)
+        outer.send(b"x")
+        reactor.call(lambda _now: None)
+        reactor.wake()
+        assert not seen
+        source.watch(EVENT_READ)
+        reactor.wake()
+        assert seen == [b"x"]
+        source.watch(0)
+
+
+def test_a_call_from_another_thread_wakes_it_at_once(reactor: Reactor) -> None:
+    threads: list[str] = []
+
+    def stop(_now: float) -> None:
+        threads.append(threading.current_thread().name)
+        reactor.stop()
+
+    caller = threading.Thread(target=reactor.call, args=(stop,))
+    started = reactor.clock()
+    caller.start()
+    reactor.run()
+    caller.join()
+    assert threads == [threading.current_thread().name]
+    assert reactor.clock() - started < JUMP / 2
+
+
+def test_thousands_of_calls_are_neither_lost_nor_blocked(reactor: Reactor) -> None:
+    calls: list[int] = []
+    for number in range(5000):
+        reactor.call(lambda _now, number=number: calls.append(number))  # type: ignore[misc]
+    reactor.wake()
+    assert calls == list(range(5000))
+
+
+def test_signals_wake_it_and_handlers_are_restored() -> None:
+    reactor = Reactor()
+    before = signal.getsignal(signal.SIGTERM)
+    caught: list[float] = []
+
+    def count(now: float) -> None:
+        caught.append(now)
+        if len(caught) == 2:
+            reactor.stop()
+
+    reactor.catch_signals((signal.SIGTERM, signal.SIGINT), count)
+    reactor.timer(lambda _now: os.kill(os.getpid(), signal.SIGTERM)).at(reactor.now)
+    reactor.timer(lambda _now: os.kill(os.getpid(), signal.SIGINT)).at(reactor.now + 0.01)
+    reactor.run()
+    reactor.close()
+    assert len(caught) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_more_than_1100_descriptors(reactor: Reactor) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    try:
+        with ExitStack() as stack:
+            pairs = [socket.socketpair() for _ in range(1150)]
+            for pair in pairs:
+                for sock in pair:
+                    stack.callback(sock.close)
+            seen: set[int] = set()
+            sources = []
+            for inner, outer in pairs:
+                sources.append(Listening(reactor, inner.fileno(), lambda source: seen.add(source.fd)))
+                outer.send(b"x")
+            reactor.wake()
+            assert len(seen) == 1150
+            assert max(seen) > 1024
+            for source in sources:
+                source.watch(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_failing_callback_is_not_hidden(reactor: Reactor) -> None:
+    def fail(_now: float) -> None:
+        raise ZeroDivisionError
+
+    reactor.timer(fail).at(0.0)
+    with pytest.raises(ZeroDivisionError):
+        reactor.run()

@@ -1,0 +1,86 @@
+"""Thousands of seeded bad networks: every stream arrives whole and in order, memory stays bounded, both ends go idle.
+
+TCSPLITTER_SEEDS=50000 runs more seeds, TCSPLITTER_SEED=123 that one alone.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from simulator import Line, Network, Plan
+from tcsplitter.client_end import ClientConfig
+from tcsplitter.server_end import ServerConfig
+from tcsplitter.session import MAX_PARTIAL, SESSION_WINDOW
+
+SEEDS = int(os.environ.get("TCSPLITTER_SEEDS", "2400"))
+BATCH = 100
+
+
+def make_line(rng: random.Random) -> Line:
+    """Clean and fast, or bad in one or several ways."""
+    return Line(
+        delay=rng.choice([0.00005, 0.001, 0.02, 0.075, 0.15]),
+        jitter=rng.choice([0.0, 0.0, 0.01, 0.05]),
+        late=rng.choice([0.0, 0.02, 0.1, 0.3]),
+        dial_late=rng.choice([0.0, 0.05, 0.2]),
+        dial_fail=rng.choice([0.0, 0.0, 0.1]),
+        freeze=rng.choice([0.0, 0.0, 0.05, 0.2]),
+        cut=rng.choice([0.0, 0.0, 0.05, 0.2]),
+        split=rng.random() < 0.3,
+        outages=[(at := rng.uniform(0, 5), at + rng.choice([0.5, 5, 20]))] if rng.random() < 0.15 else [],
+        rate=rng.choice([0.0, 0.0, 125_000.0, 2_500_000.0]),
+    )
+
+
+def make_plans(rng: random.Random, config: ClientConfig) -> list[Plan]:
+    """One to six streams that write in pieces of their own sizes, some read slowly, some reset."""
+    payloads = 30 if config.burst else 4 * config.conns
+    sizes = [0, 1, 36, config.size, min(200_000, payloads * config.size // 2), min(200_000, payloads * config.size)]
+    return [
+        Plan(
+            name=name,
+            sizes=(rng.choice(sizes), rng.choice(sizes)),
+            writes=rng.choice([[1, 7, 300], [1_000, 10_000], [100_000], [100_000]]),
+            slow=rng.choice([0.0, 0.0, 0.3]),
+            chatty=rng.choice([0.0, 0.0, 0.02]),
+            resets=rng.choice([0, 1]) if rng.random() < 0.1 else None,
+        )
+        for name in range(rng.randint(1, 6))
+    ]
+
+
+def make_config(rng: random.Random) -> ClientConfig:
+    conns = rng.choice([1, 2, 4, 16])
+    return ClientConfig(
+        size=rng.choice([100, 1_292, 10_000, 10_000, 65_536]),
+        reuse=rng.choice([1, 1, 1, 2, 0]),
+        conns=conns,
+        burst=rng.choice([0, 64, 1024, 1024]) if conns < 64 else 1024,
+        idle=rng.choice([1.0, 25.0]),
+    )
+
+
+def run_seed(seed: int) -> Network:
+    rng = random.Random(seed)
+    config = make_config(rng)
+    net = Network(seed, make_line(rng), config, ServerConfig(size=config.size, idle=config.idle))
+    plans = make_plans(rng, config)
+    for plan in plans:
+        net.after(rng.choice([0.0, 0.0, 0.3]) * rng.random(), lambda plan=plan: net.open(plan))  # type: ignore[misc]
+    net.run(lambda: len(net.by_stream) == len(plans) and net.done(), seconds=600)
+    net.verify()
+    assert net.peak_held <= SESSION_WINDOW + MAX_PARTIAL
+    return net
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
+def test_every_stream_arrives_whole(first: int) -> None:
+    alone = os.environ.get("TCSPLITTER_SEED")
+    for seed in [int(alone)] if alone else range(first, min(first + BATCH, SEEDS)):
+        try:
+            run_seed(seed)
+        except Exception as error:
+            raise AssertionError(f"seed {seed} failed: {error}") from error

@@ -1,0 +1,648 @@
+"""Carriers' sockets on loopback, with an end that only takes notes."""
+
+import errno
+import logging
+import resource
+import select
+import socket
+import struct
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from tcsplitter import net, transport
+from tcsplitter.carrier import Carrier, Kind, Op
+from tcsplitter.errors import ConfigError
+from tcsplitter.log import LimitedLog
+from tcsplitter.net import Listener, Resolver, listen_on
+from tcsplitter.options import Address
+from tcsplitter.reactor import Reactor
+from tcsplitter.transport import Carriers, CarrierSocket, Dialler
+
+LOOPBACK = Address("127.0.0.1", 0)
+
+
+class Notes:
+    """An end that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.reading_paused = False
+        self.readable: set[Carrier] = set()
+        self.events: list[tuple[Any, ...]] = []
+        self.received: dict[Carrier, bytes] = {}
+        self.on_receive: Callable[[Carrier], None] = lambda _carrier: None
+
+    def carrier_may_read(self, carrier: Carrier) -> bool:
+        return carrier in self.readable
+
+    def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
+        assert 0 <= dial_seconds <= now
+        self.events.append(("connected", carrier))
+
+    def carrier_dial_failed(self, carrier: Carrier, reason: str, now: float) -> None:
+        assert now > 0
+        self.events.append(("failed", carrier, reason))
+
+    def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
+        assert now > 0
+        self.received[carrier] = self.received.get(carrier, b"") + data
+        self.on_receive(carrier)
+
+    def carrier_eof(self, carrier: Carrier, now: float) -> None:
+        assert now > 0
+        self.events.append(("eof", carrier))
+
+    def carrier_lost(self, carrier: Carrier, now: float) -> None:
+        assert now > 0
+        self.events.append(("lost", carrier))
+
+    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
+        assert now > 0
+        self.events.append(("progress", carrier, outstanding))
+
+
+class Harness:
+    """One end's carriers, and a plain listening socket for its other side."""
+
+    def __init__(self, client: bool = True) -> None:
+        self.reactor = Reactor()
+        self.end = Notes()
+        self.peers: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        port = self.listener.getsockname()[1]
+        dialler = Dialler(self.reactor, Address("127.0.0.1", port), self.end) if client else None
+        self.carriers = Carriers(self.reactor, self.end, dialler)
+
+    def do(self, *actions: tuple[Op, Carrier] | tuple[Op, Carrier, bytes]) -> None:
+        self.carriers.execute([(each[0], each[1], each[2] if len(each) == 3 else b"") for each in actions], self.reactor.now)
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Serve until the condition holds; not for ever."""
+        limit = self.reactor.clock() + 10
+        nudge = self.reactor.timer(lambda _now: None)
+        while not condition():
+            nudge.at(self.reactor.clock() + 0.01)
+            self.reactor.wake()
+            assert self.reactor.now < limit, "it never came"
+
+    def wakes(self, count: int) -> None:
+        for _ in range(count):
+            self.reactor.call(lambda _now: None)
+            self.reactor.wake()
+
+    def connect(self) -> tuple[Carrier, socket.socket]:
+        """A carrier that is connected, and the other side of it."""
+        carrier = Carrier(Kind.FLING, self.reactor.now)
+        if self.carriers.dialler:
+            self.do((Op.DIAL, carrier))
+            peer = self.listener.accept()[0]
+            self.until(lambda: ("connected", carrier) in self.end.events)
+        else:
+            peer = socket.create_connection(self.listener.getsockname())
+            sock = self.listener.accept()[0]
+            sock.setblocking(False)
+            self.carriers.accepted(sock, carrier)
+        peer.settimeout(10)
+        self.peers.append(peer)
+        return carrier, peer
+
+    def close(self) -> None:
+        self.carriers.close_all()
+        self.reactor.close()
+        self.listener.close()
+        for peer in self.peers:
+            peer.close()
+
+
+@pytest.fixture(params=[True, False], ids=["client", "server"])
+def either(request: pytest.FixtureRequest) -> Generator[Harness, None, None]:
+    harness = Harness(request.param)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def client() -> Generator[Harness, None, None]:
+    harness = Harness(True)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def server() -> Generator[Harness, None, None]:
+    harness = Harness(False)
+    yield harness
+    harness.close()
+
+
+def socket_of(carrier: Carrier) -> socket.socket:
+    conn = carrier.io
+    assert isinstance(conn, CarrierSocket)
+    return conn._sock
+
+
+def read_all(peer: socket.socket) -> bytes:
+    data = b""
+    while piece := peer.recv(65_536):
+        data += piece
+    return data
+
+
+def tcp_info(sock: socket.socket, offset: int) -> int:
+    """A 32-bit field of struct tcp_info (linux/tcp.h)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return int(struct.unpack_from("I", info, offset)[0])
+
+
+def wait_readable(carrier: Carrier) -> None:
+    """Wait until the carrier's kernel has something to read."""
+    assert select.select([socket_of(carrier)], [], [], 10)[0]
+
+
+def segments_in(sock: socket.socket) -> int:
+    return tcp_info(sock, 140)
+
+
+def fill(sock: socket.socket) -> int:
+    """Write until the kernels take no more; returns how much."""
+    sock.setblocking(False)
+    sent = 0
+    try:
+        while True:
+            sent += sock.send(bytes(1_000_000))
+    except BlockingIOError:
+        return sent
+
+
+def is_reset(peer: socket.socket) -> bool:
+    try:
+        read_all(peer)
+    except ConnectionResetError:
+        return True
+    return False
+
+
+# --------------------------------------------------------------------------------------------- dialling
+
+
+def test_a_dialled_carrier_has_nodelay_and_reports_once(client: Harness) -> None:
+    carrier, _ = client.connect()
+    assert socket_of(carrier).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    client.wakes(3)
+    assert client.end.events == [("connected", carrier)]
+
+
+def test_a_refused_dial_says_why(client: Harness) -> None:
+    client.listener.close()
+    carrier = Carrier(Kind.FLING, 0.0)
+    client.do((Op.DIAL, carrier))
+    client.until(lambda: client.end.events)
+    assert client.end.events == [("failed", carrier, "Connection refused")]
+    assert carrier.io is None
+    assert not client.carriers.open
+
+
+def test_a_dial_that_finds_no_descriptor_fails_and_the_process_goes_on(client: Harness) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    carrier = Carrier(Kind.FLING, 0.0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        client.do((Op.DIAL, carrier))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert client.end.events == [("failed", carrier, "Too many open files")]
+    client.connect()
+
+
+def test_a_reset_while_dialling_is_final(client: Harness) -> None:
+    carrier = Carrier(Kind.FLING, 0.0)
+    client.do((Op.DIAL, carrier), (Op.RESET, carrier))
+    client.wakes(5)
+    assert not client.end.events
+    assert not client.carriers.open
+
+
+def test_what_is_written_while_dialling_goes_out_once_connected(client: Harness) -> None:
+    carrier = Carrier(Kind.FLING, 0.0)
+    client.do((Op.DIAL, carrier), (Op.WRITE, carrier, b"hello"), (Op.WRITE, carrier, b" shot"), (Op.SHUT, carrier))
+    assert carrier.backlog == 10
+    with client.listener.accept()[0] as peer:
+        client.until(lambda: carrier.backlog == 0)
+        assert read_all(peer) == b"hello shot"
+
+
+def test_names_are_resolved_without_blocking(client: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    port = client.listener.getsockname()[1]
+
+    def look_up(address: Address, flags: int) -> list[net.Target]:
+        if flags:
+            raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+        asked.append(address.host)
+        if len(asked) == 1:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return [(socket.AF_INET, ("127.0.0.1", port))]
+
+    monkeypatch.setattr(net, "_look_up", look_up)
+    dialler = Dialler(client.reactor, Address("tunnel.example", 1), client.end)
+    client.carriers.dialler = dialler
+    first, second = (Carrier(Kind.FLING, 0.0) for _ in range(2))
+    client.do((Op.DIAL, first))
+    assert not client.end.events
+    client.until(lambda: client.end.events)
+    assert client.end.events == [("failed", first, "tunnel.example: Temporary failure in name resolution")]
+    client.do((Op.DIAL, second))
+    client.until(lambda: ("connected", second) in client.end.events)
+    assert asked == ["tunnel.example"] * 2
+
+
+def test_a_failed_dial_goes_on_to_the_next_target(client: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = client.listener.getsockname()[1]
+    closed = socket.create_server(("127.0.0.1", 0))
+    targets = [(socket.AF_INET, ("127.0.0.1", closed.getsockname()[1])), (socket.AF_INET, ("127.0.0.1", port))]
+    closed.close()
+    monkeypatch.setattr(net, "_look_up", lambda _address, _flags: targets)
+    client.carriers.dialler = Dialler(client.reactor, Address("two.example", 1), client.end)
+    first, second = (Carrier(Kind.FLING, 0.0) for _ in range(2))
+    client.do((Op.DIAL, first))
+    client.until(lambda: client.end.events)
+    client.do((Op.DIAL, second))
+    client.until(lambda: len(client.end.events) == 2)
+    assert [event[:2] for event in client.end.events] == [("failed", first), ("connected", second)]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_numeric_addresses_need_no_look_up(host: str) -> None:
+    reactor = Reactor()
+    resolver = Resolver(reactor, Address(host, 80))
+    assert [sockaddr[:2] for _, sockaddr in resolver.targets] == [(host, 80)]
+    resolver.refresh()
+    assert not resolver._waiting
+    reactor.close()
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def test_a_write_is_tried_at_once(either: Harness) -> None:
+    carrier, peer = either.connect()
+    either.do((Op.WRITE, carrier, b"shot"))
+    assert peer.recv(100) == b"shot"  # no wake in between
+    assert carrier.backlog == 0
+
+
+def test_what_the_kernel_does_not_take_is_queued_in_order(either: Harness) -> None:
+    carrier, peer = either.connect()
+    shots = [bytes([number]) * 1_000_000 for number in range(20)]
+    either.do(*[(Op.WRITE, carrier, shot) for shot in shots], (Op.SHUT, carrier))
+    assert 0 < carrier.backlog < 20_000_000
+    received = bytearray()
+    peer.setblocking(False)
+
+    def drained() -> bool:
+        try:
+            piece = peer.recv(1_000_000)
+        except BlockingIOError:
+            return False
+        received.extend(piece)
+        return not piece
+
+    either.until(drained)
+    assert bytes(received) == b"".join(shots)
+    assert carrier.backlog == 0
+
+
+def test_the_queue_is_bounded(either: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "QUEUE_LIMIT", 1_000_000)
+    carrier, peer = either.connect()
+    while carrier.backlog == 0:
+        either.do((Op.WRITE, carrier, bytes(100_000)))
+    either.do((Op.WRITE, carrier, bytes(1_000_000 - carrier.backlog)))
+    assert carrier.backlog == 1_000_000
+    assert ("lost", carrier) not in either.end.events
+    either.do((Op.WRITE, carrier, b"x"))
+    assert ("lost", carrier) in either.end.events
+    assert carrier.io is None
+    peer.close()
+
+
+def test_the_last_write_and_fin_share_a_segment(either: Harness) -> None:
+    carrier, peer = either.connect()
+    before = segments_in(peer)
+    either.do((Op.WRITE, carrier, b"hello"), (Op.WRITE, carrier, b"shot"), (Op.SHUT, carrier))
+    assert read_all(peer) == b"helloshot"
+    assert segments_in(peer) == before + 1
+
+
+def test_a_progress_report_counts_the_queue_and_the_kernel(either: Harness) -> None:
+    carrier, peer = either.connect()
+    either.do((Op.PROBE, carrier))
+    assert either.end.events[-1] == ("progress", carrier, 0)
+    while carrier.backlog < 100_000:
+        either.do((Op.WRITE, carrier, bytes(100_000)))
+    either.do((Op.PROBE, carrier))
+    outstanding = either.end.events[-1][2]
+    assert outstanding > carrier.backlog
+    peer.close()
+
+
+def test_a_write_to_a_broken_carrier_reports_it_lost_once(either: Harness) -> None:
+    carrier, peer = either.connect()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    either.do((Op.WRITE, carrier, b"shot"), (Op.WRITE, carrier, b"shot"), (Op.SHUT, carrier))
+    either.wakes(3)
+    assert either.end.events.count(("lost", carrier)) == 1
+    assert not either.carriers.open
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def test_data_then_eof_in_one_wake_on_a_client_that_read_final(client: Harness) -> None:
+    carrier, peer = client.connect()
+    client.end.on_receive = lambda each: setattr(each, "rx_final", True)
+    peer.sendall(b"shot")
+    peer.shutdown(socket.SHUT_WR)
+    client.reactor.wake()
+    assert client.end.received[carrier] == b"shot"
+    assert ("eof", carrier) in client.end.events
+
+
+def test_eof_is_reported_once_and_writing_goes_on(either: Harness) -> None:
+    carrier, peer = either.connect()
+    peer.sendall(b"shot")
+    peer.shutdown(socket.SHUT_WR)
+    either.until(lambda: ("eof", carrier) in either.end.events)
+    either.wakes(3)
+    assert either.end.events.count(("eof", carrier)) == 1
+    either.do((Op.WRITE, carrier, b"answer"))
+    assert peer.recv(100) == b"answer"
+
+
+def test_one_wake_reads_a_bounded_amount_of_a_carrier(either: Harness) -> None:
+    carrier, peer = either.connect()
+    sent = fill(peer)
+    most = transport.RECV_ROUNDS * transport.RECV_SIZE
+    assert sent > most
+    either.reactor.wake()
+    assert 0 < len(either.end.received[carrier]) <= most
+    either.until(lambda: len(either.end.received[carrier]) == sent)
+
+
+def test_a_carrier_that_the_protocol_closed_is_not_read_on(either: Harness) -> None:
+    carrier, peer = either.connect()
+    either.end.on_receive = lambda each: setattr(each, "closed", True)
+    fill(peer)
+    either.reactor.wake()
+    assert len(either.end.received[carrier]) <= transport.RECV_SIZE
+
+
+def test_a_reset_is_reported_as_lost(either: Harness) -> None:
+    carrier, peer = either.connect()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    either.until(lambda: ("lost", carrier) in either.end.events)
+    assert carrier.io is None
+
+
+def test_paused_carriers_are_not_read_except_those_that_may(either: Harness) -> None:
+    stopped, stopped_peer = either.connect()
+    allowed, allowed_peer = either.connect()
+    either.end.reading_paused = True
+    either.carriers.settle(either.reactor.now)
+    either.end.readable = {allowed}
+    for peer in (stopped_peer, allowed_peer):
+        peer.sendall(b"shot")
+    either.until(lambda: allowed in either.end.received)
+    either.wakes(5)
+    assert stopped not in either.end.received
+    either.end.reading_paused = False
+    either.carriers.settle(either.reactor.now)
+    either.until(lambda: stopped in either.end.received)
+
+
+def test_a_paused_carrier_that_may_be_read_later_is_read(either: Harness) -> None:
+    carrier, peer = either.connect()
+    either.end.reading_paused = True
+    either.carriers.settle(either.reactor.now)
+    peer.sendall(b"shot")
+    either.wakes(5)
+    assert not either.end.received
+    either.end.readable = {carrier}
+    either.until(lambda: either.end.received)
+
+
+def test_caps_are_looked_at_within_a_wake(either: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "CAP_CHECK", 10_000)
+    pairs = [either.connect() for _ in range(10)]
+    either.end.on_receive = lambda _carrier: setattr(either.end, "reading_paused", True)
+    for _, peer in pairs:
+        peer.sendall(bytes(5000))
+    for carrier, _ in pairs:
+        wait_readable(carrier)
+    either.reactor.wake()
+    assert 1 <= len(either.end.received) <= 2
+    either.end.reading_paused = False
+    either.end.on_receive = lambda _carrier: None
+    either.carriers.settle(either.reactor.now)
+    either.until(lambda: len(either.end.received) == 10)
+
+
+def test_discarding_reports_nothing(server: Harness) -> None:
+    carrier, peer = server.connect()
+    server.do((Op.DISCARD, carrier))
+    peer.sendall(bytes(200_000))
+    peer.shutdown(socket.SHUT_WR)
+    server.wakes(20)
+    assert not server.end.received
+    assert not server.end.events
+    server.do((Op.CLOSE, carrier))
+    server.wakes(1)
+    assert read_all(peer) == b""
+
+
+# ---------------------------------------------------------------------------------------------- closing
+
+
+def test_close_sends_what_is_queued_first(server: Harness) -> None:
+    carrier, peer = server.connect()
+    total = 0
+    while carrier.backlog < 1_000_000:
+        server.do((Op.WRITE, carrier, bytes(500_000)))
+        total += 500_000
+    server.do((Op.CLOSE, carrier))
+    assert server.carriers.open
+    received = 0
+    peer.setblocking(False)
+
+    def ended() -> bool:
+        nonlocal received
+        try:
+            piece = peer.recv(1_000_000)
+        except BlockingIOError:
+            return False
+        received += len(piece)
+        return not piece
+
+    server.until(ended)
+    assert received == total
+    assert not server.carriers.open
+    assert not server.end.events
+
+
+def test_the_server_closes_in_order(server: Harness) -> None:
+    carrier, peer = server.connect()
+    server.do((Op.WRITE, carrier, b"shot"), (Op.CLOSE, carrier))
+    server.wakes(1)
+    assert read_all(peer) == b"shot"
+    assert carrier.io is None
+
+
+def test_the_client_resets_what_the_other_kernel_has_taken(client: Harness) -> None:
+    carrier, peer = client.connect()
+    client.do((Op.WRITE, carrier, b"shot"))
+    assert peer.recv(100) == b"shot"
+    client.until(lambda: net.unacknowledged(carrier.io.fd) == 0)
+    client.do((Op.CLOSE, carrier))
+    client.wakes(1)
+    assert is_reset(peer)
+
+
+def test_the_client_does_not_reset_while_data_is_under_way(client: Harness) -> None:
+    carrier, peer = client.connect()
+    while not carrier.backlog:
+        client.do((Op.WRITE, carrier, bytes(100_000)))
+    client.do((Op.CLOSE, carrier))
+    peer.setblocking(False)
+    ended = False
+
+    def read() -> bool:
+        nonlocal ended
+        try:
+            ended = not peer.recv(1_000_000)
+        except BlockingIOError:
+            return False
+        return ended
+
+    client.until(read)
+    assert ended
+
+
+def test_reset_drops_the_queue_and_resets(either: Harness) -> None:
+    carrier, peer = either.connect()
+    while not carrier.backlog:
+        either.do((Op.WRITE, carrier, bytes(100_000)))
+    either.do((Op.RESET, carrier))
+    either.wakes(1)
+    assert carrier.backlog == 0
+    assert is_reset(peer)
+    assert not either.carriers.open
+
+
+def test_nothing_is_reported_after_close(either: Harness) -> None:
+    carrier, peer = either.connect()
+    peer.sendall(b"late")
+    either.do((Op.CLOSE, carrier))
+    either.wakes(3)
+    assert not either.end.received
+    assert [event for event in either.end.events if event[0] != "connected"] == []
+
+
+# -------------------------------------------------------------------------------------------- listening
+
+
+@pytest.fixture
+def log() -> LimitedLog:
+    return LimitedLog(logging.getLogger("tcsplitter.test"))
+
+
+def test_accepted_sockets_have_nodelay_and_do_not_block(log: LimitedLog) -> None:
+    reactor = Reactor()
+    accepted: list[tuple[socket.socket, str]] = []
+    (sock,) = listen_on("--lFling", LOOPBACK, 16)
+    listener = Listener(reactor, sock, lambda each, host, _now: accepted.append((each, host)), log)
+    with socket.create_connection(("127.0.0.1", listener.port)):
+        reactor.wake()
+    ((served, host),) = accepted
+    assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    assert not served.getblocking()
+    assert host == "127.0.0.1"
+    served.close()
+    listener.close()
+    reactor.close()
+
+
+def test_out_of_descriptors_the_listener_rests_and_logs_once(log: LimitedLog, caplog: pytest.LogCaptureFixture) -> None:
+    reactor = Reactor()
+    accepted: list[socket.socket] = []
+    (sock,) = listen_on("--lFling", LOOPBACK, 16)
+    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), log)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_connection(("127.0.0.1", listener.port)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            wakes = 0
+            ends = reactor.clock() + 3.5 * net.ACCEPT_PAUSE
+            while reactor.clock() < ends:
+                reactor.wake()
+                wakes += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not accepted
+        assert wakes <= 10
+        assert caplog.text.count("cannot accept connections for the moment: Too many open files") == 1
+        while not accepted:
+            reactor.wake()
+    accepted[0].close()
+    listener.close()
+    reactor.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (Address("192.0.2.1", 0), "this machine has no such address"),
+        (Address("nowhere.invalid", 1), "the name cannot be resolved"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on(address: Address, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--listen {address}: {text}".replace(".", r"\.")):
+        listen_on("--listen", address, 1)
+
+
+def test_a_busy_port_names_flag_address_and_remedy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = Address("127.0.0.1", holder.getsockname()[1])
+        with pytest.raises(ConfigError, match=f"^--listen {address}: the address is in use; stop the program"):
+            listen_on("--listen", address, 1)
+
+
+def test_accept_errors_of_single_connections_are_passed_over(log: LimitedLog) -> None:
+    reactor = Reactor()
+    (sock,) = listen_on("--lFling", LOOPBACK, 16)
+
+    class Flaky:
+        """Fails once as if a connection had ended before it was accepted."""
+
+        def __init__(self) -> None:
+            self.errors = [ConnectionAbortedError(errno.ECONNABORTED, "aborted")]
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if self.errors:
+                raise self.errors.pop()
+            return sock.accept()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sock, name)
+
+    accepted: list[socket.socket] = []
+    listener = Listener(reactor, Flaky(), lambda each, _host, _now: accepted.append(each), log)  # type: ignore[arg-type]
+    with socket.create_connection(("127.0.0.1", listener.port)):
+        reactor.wake()
+    assert len(accepted) == 1
+    accepted[0].close()
+    listener.close()
+    reactor.close()
+    assert sock.fileno() == -1
