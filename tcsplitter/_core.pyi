@@ -21,6 +21,7 @@ MAX_SEALED: Final[int]  # 1,064,960: body and tag
 MAX_HELLO_SEALED: Final[int]  # 80
 MAX_VARINT: Final[int]  # 2**62 - 1
 MAX_ACK_RANGES: Final[int]  # 32
+MAX_FRAMES: Final[int]  # 4,096 in a body
 REPLAY_WINDOW: Final[int]  # 2**17 shot numbers
 MAX_JUMP: Final[int]  # 2**24 shot numbers
 

@@ -25,6 +25,7 @@ cpdef enum:
     MAX_SEALED = 1_064_960
     MAX_HELLO_SEALED = 80
     MAX_ACK_RANGES = 32
+    MAX_FRAMES = 4096  # in a body: they cost memory that their bytes do not show
     REPLAY_WINDOW = 1 << 17
     MAX_JUMP = 1 << 24
 
@@ -229,7 +230,7 @@ cdef class SendBuffer:
 # --- ShotWriter -----------------------------------------------------------------------------------------------------------
 # What: builds a body frame by frame, then seals it (PROTOCOL.md sections 3 and 5). Invariant: `size` covers whole frames only;
 # a frame is written from `_at` on and counts once it is known to fit, so a refused frame leaves the body as it was. Bound: one
-# buffer, at most twice the largest body. Cost: one copy of the data into the body, one of the sealed body behind its header.
+# buffer, about twice the largest body. Cost: one copy of the data into the body, one of the sealed body behind its header.
 
 @cython.final
 cdef class ShotWriter:
@@ -248,7 +249,7 @@ cdef class ShotWriter:
             raise LocalProtocolError("a frame was added before the body was begun")
         self._at = self.size
         if self._at + most > len(self._buffer):
-            PyByteArray_Resize(self._buffer, max(self._at + most, 2 * len(self._buffer)))
+            PyByteArray_Resize(self._buffer, max(self._at + most, min(2 * len(self._buffer), 2 * _MAX_BODY)))
         return 0
 
     cdef int _finish(self) except -1:
@@ -744,6 +745,8 @@ def open_frames(aead, bytes record not None):
     cursor.at = _WANT_SIZE
     cursor.end = len(body)
     while cursor.at < cursor.end:
+        if len(frames) == MAX_FRAMES:
+            raise RemoteProtocolError(f"more than {MAX_FRAMES} frames in a shot")
         frames.append(_read_frame(&cursor, body))
     return _load(cursor.base, _WANT_SIZE), frames
 

@@ -145,7 +145,7 @@ class CarrierSet:
         return self.due[0] if self.due else None
 
     def take(self, reserve: int) -> Carrier | None:
-        """A carrier to send on: one that is due anyway, else an idle one beyond `reserve`: the newest, or with reuse each in turn."""
+        """One to send on: one that is due anyway, else an idle one beyond `reserve` (the newest; with reuse each in turn)."""
         carrier = self.next_due()
         if carrier is not None and not carrier.backlog:
             return carrier

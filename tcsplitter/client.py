@@ -13,7 +13,8 @@ from tcsplitter.reactor import Reactor
 from tcsplitter.transport import Dialler
 
 LISTEN_BACKLOG = 1024
-_LOCAL_DESCRIPTORS = 1024  # for connections of local programs
+_LOCAL_DESCRIPTORS = 16_384  # for connections of local programs
+_SPARE_DESCRIPTORS = 64  # for what is neither a carrier nor a local program
 
 
 class _Client(Program):
@@ -23,7 +24,11 @@ class _Client(Program):
 
     def __init__(self, options: ClientOptions, name: str) -> None:
         super().__init__(name, Reactor())
-        raise_descriptor_limit(2 * max(options.conns, options.burst) + _LOCAL_DESCRIPTORS, self.logger)
+        # Carriers that are closing overlap with those that take their place.
+        for_carriers = 2 * max(options.conns, options.burst) + _SPARE_DESCRIPTORS
+        limit = raise_descriptor_limit(for_carriers + _LOCAL_DESCRIPTORS, for_carriers, self.logger)
+        self.max_programs = limit - min(limit // 2, for_carriers)
+        """Local connections that leave descriptors to carriers."""
         config = ClientConfig(
             size=options.size,
             reuse=options.reuse,
@@ -50,7 +55,7 @@ class ClientProgram(_Client):
     def __init__(self, options: ClientOptions) -> None:
         sockets = listen_on("--listen", options.listen, LISTEN_BACKLOG)
         super().__init__(options, "client")
-        self._listeners = [Listener(self.reactor, sock, self._accepted, self.log) for sock in sockets]
+        self._listeners = [Listener(self.reactor, sock, self._accepted, self._has_room, self.log) for sock in sockets]
         self.address = Address(options.listen.host, self._listeners[0].port)
         """Where local programs connect; with the port that was chosen where port 0 was asked for."""
         self.logger.log(INFO, "listening on %s, server %s", self.address, options.r_fling)
@@ -59,6 +64,9 @@ class ClientProgram(_Client):
         """Take no new programs on."""
         for listener in self._listeners:
             listener.close()
+
+    def _has_room(self) -> bool:
+        return len(self.endpoints.open) < self.max_programs
 
     def _accepted(self, sock: socket.socket, _host: str, now: float) -> None:
         self.endpoints.join(sock, self.end.open_stream(now), now)

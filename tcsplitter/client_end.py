@@ -23,8 +23,9 @@ from tcsplitter.handshake import (
     SessionKeys,
 )
 from tcsplitter.noise import NoiseError
+from tcsplitter.outbox import Outbox
 from tcsplitter.pool import Pool, Random
-from tcsplitter.session import RESERVE, STOPPED, Outbox, Session, SessionConfig
+from tcsplitter.session import RESERVE, STOPPED, Session, SessionConfig
 from tcsplitter.streams import Control, Stream
 
 ASK_RTTS, ASK_SECONDS = 2.0, 0.5
@@ -90,6 +91,8 @@ class ClientEnd:
         self._ping_at = inf
         self._ping_gap = PING_FIRST
         self._pinged_at = now
+        self._instance = b""
+        """The server's, as the last answer gave it."""
         self._trouble = ""
         self._failing_since = inf
         """Since when every dial has failed."""
@@ -124,11 +127,13 @@ class ClientEnd:
 
     def open_stream(self, now: float) -> Stream:
         """A local program connected."""
-        return self.session.open_stream()
+        self.session.now = now
+        return self.session.streams.open()
 
     def stop(self, now: float) -> None:
         """End the session; after the next actions the process may exit."""
         self._stopping = True
+        self.session.now = now
         self.session.close(STOPPED, "the client was stopped")
         for carrier in [*self._attempts, *self._waiting]:
             self._reset(carrier)
@@ -200,7 +205,7 @@ class ClientEnd:
     def _asks(self, now: float) -> bool:
         """Whether a handshake is wanted: for a session, for fresh keys, or to learn whether the session lives."""
         session, rtt = self.session, self.session.recovery.rtt
-        if session.epoch is None or session.epoch.worn(now):
+        if session.keys.sealing is None or session.keys.sealing.worn(now):
             return True
         heard = max(session.heard_at, self._reasons_from)
         if session.suspect and now - heard >= max(SUSPECT_RTTS * rtt, SUSPECT_SECONDS):
@@ -241,7 +246,8 @@ class ClientEnd:
         self._reasons_from = now
         self.session.suspect = False
         if answer.status == STATUS_OTHER_VERSION:
-            self.failed = f"the server speaks version {answer.version} of the protocol, this client {VERSION}: install the same on both"
+            versions = f"version {answer.version} of the protocol, this client version {VERSION}"
+            self.failed = f"the server speaks {versions}: install the same tcsplitter on both"
         elif answer.status == STATUS_MODE_NOT_SUPPORTED:
             self.failed = "the server does not support this mode: use another --dup, or a newer server"
         elif answer.status in (STATUS_NEW, STATUS_CONTINUES):
@@ -251,12 +257,17 @@ class ClientEnd:
 
     def _begin_epoch(self, answer: Answer, keys: SessionKeys, now: float) -> None:
         if answer.status == STATUS_NEW:
-            if self.session.id:
-                self._logs.append((logging.WARNING, f"the server was restarted: {len(self.session.streams)} open streams are reset"))
+            unused = not self.session.counters.shots_received and answer.instance == self._instance
+            if unused:
+                self.session.begin_again()
+            elif self.session.id:
+                lost = f"{len(self.session.streams)} open streams are reset"
+                self._logs.append((logging.WARNING, f"the server was restarted: {lost}"))
                 self.session.close(STOPPED, "the server does not know this session")
                 self.session = self._fresh_session(now)
             self.session.id = answer.session_id
-        self.session.install(answer.epoch, keys.sealer(), keys.opener(), now)
+        self._instance = answer.instance
+        self.session.keys.install(answer.epoch, keys.sealer(), keys.opener(), now)
         if self._trouble or self.session.heard_at == self._started_at:
             self._logs.append((logging.INFO, "session established" if answer.status == STATUS_NEW else "contact again"))
             self._trouble = ""

@@ -107,15 +107,21 @@ class Resolver:
 
 
 class Listener(Watched):
-    """Accepts connections in batches and hands them on, non-blocking and with TCP_NODELAY."""
+    """Accepts connections in batches and hands them on, non-blocking and with TCP_NODELAY, while `has_room` says so."""
 
     def __init__(
-        self, reactor: Reactor, sock: socket.socket, on_accept: Callable[[socket.socket, str, float], None], log: LimitedLog
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        on_accept: Callable[[socket.socket, str, float], None],
+        has_room: Callable[[], bool],
+        log: LimitedLog,
     ) -> None:
         super().__init__(reactor, sock.fileno())
         self.port: int = sock.getsockname()[1]
         self._sock = sock
         self._on_accept = on_accept
+        self._has_room = has_room
         self._log = log
         self._pause = reactor.timer(self._go_on)
         self.watch(EVENT_READ)
@@ -123,13 +129,16 @@ class Listener(Watched):
     def on_ready(self, _events: int, now: float) -> None:
         """Accept what waits, up to ACCEPT_BATCH."""
         for _ in range(ACCEPT_BATCH):
+            if not self._has_room():
+                self._rest("the limit of open files (ulimit -n) leaves no room for more", now)
+                return
             try:
                 sock, address = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._rest(error, now)
+                    self._rest(os.strerror(error.errno), now)
                     return
                 continue  # the error of a connection that ended before it was accepted (accept(2))
             sock.setblocking(False)
@@ -145,8 +154,8 @@ class Listener(Watched):
             self.watch(0)
             self.reactor.close_later(self._sock)
 
-    def _rest(self, error: OSError, now: float) -> None:
-        self._log.log(WARNING, "accept", f"cannot accept connections for the moment: {os.strerror(error.errno or 0)}", now)
+    def _rest(self, reason: str, now: float) -> None:
+        self._log.log(WARNING, "accept", f"cannot accept connections for the moment: {reason}", now)
         self.watch(0)
         self._pause.at(now + ACCEPT_PAUSE)
 

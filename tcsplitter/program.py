@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Protocol
 
+# cryptography loads this when it first makes a key; by then descriptors may have run out.
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401
+
 from tcsplitter.carrier import Action
 from tcsplitter.endpoints import Endpoints
 from tcsplitter.log import LimitedLog
@@ -18,7 +21,6 @@ from tcsplitter.transport import Carriers, Dialler, End
 DRAIN_SECONDS = 2.5  # for open streams to end, after the first SIGTERM
 LAST_SECONDS = 0.25  # for the last shots to leave, after that
 SETTLE_ROUNDS = 32  # of asking the protocol what is next, in one wake
-SPARE_DESCRIPTORS = 64  # beside carriers and local sockets
 
 
 class RunnableEnd(End, Protocol):
@@ -140,15 +142,17 @@ class Program:
         self.reactor.stop()
 
 
-def raise_descriptor_limit(needed: int, log: logging.Logger) -> None:
-    """Raise the soft limit of open files to `needed`, as far as the hard limit goes."""
-    needed += SPARE_DESCRIPTORS
+def raise_descriptor_limit(wanted: int, least: int, log: logging.Logger) -> int:
+    """Raise the soft limit of open files to `wanted`, as far as the hard limit goes; warn below `least`. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        log.warning("only %d files may be open and %d may be needed; raise the hard limit (ulimit -Hn)", hard, needed)
-        needed = hard
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    if max(soft, limit) < least:
+        log.warning("only %d files may be open and %d may be needed; raise the hard limit (ulimit -Hn)", limit, least)
+    return max(soft, limit)
 
 
 def _nothing(_now: float) -> None:

@@ -31,8 +31,10 @@ DEFAULT_RTT = 0.2
 """Seconds; taken for the RTT until one was measured."""
 MIN_RTT_MEMORY = 30.0
 """Seconds after which a minimum RTT is forgotten unless it was seen again."""
-INITIAL_SHOTS = 32
-"""Shots under way before a rate is known."""
+INITIAL_BYTES, INITIAL_SHOTS = 160_000, 4
+"""What may be under way before a rate is known: so many bytes, but at least so many shots; those always may."""
+SMALLEST_SHARE, REGAIN = 0.05, 1.05
+"""When shots are lost for their age the bound is halved, once in a while that such a verdict takes; each ack regains a little."""
 MAX_UNACKED_CHUNKS = 8_192
 """STREAM frames that may be unacknowledged: each can leave a gap at the other end."""
 STARTUP_GAIN, CRUISE_GAIN = 2.89, 2.0
@@ -46,11 +48,18 @@ class SentShot:
     """A data shot that was sent and what it held."""
 
     __slots__ = (
-        "by_time", "carrier", "chunks", "control", "delivered", "delivered_at", "judged_from", "limited", "number", "sent_at", "size",
+        "by_time", "carrier", "chunks", "control", "delivered", "delivered_at", "judged_from", "limited", "number", "sent_at",
+        "size",
     )  # fmt: skip
 
     def __init__(
-        self, number: int, sent_at: float, size: int, carrier: Carrier, chunks: list[Chunk], control: list[tuple[Control, Stream | None]]
+        self,
+        number: int,
+        sent_at: float,
+        size: int,
+        carrier: Carrier,
+        chunks: list[Chunk],
+        control: list[tuple[Control, Stream | None]],
     ) -> None:
         self.number = number
         self.sent_at = sent_at
@@ -89,11 +98,11 @@ class Quantiles:
         wanted = share * self._total
         if not wanted:
             return 0.0
-        for i, count in enumerate(self._counts):
-            wanted -= count
-            if wanted <= 0:
-                break
-        return float(2 ** ((i + 1) / 8)) * 1e-6
+        bucket = 0
+        while bucket < self._BUCKETS - 1 and wanted > self._counts[bucket]:
+            wanted -= self._counts[bucket]
+            bucket += 1
+        return float(2 ** ((bucket + 1) / 8)) * 1e-6
 
 
 class Recovery:
@@ -124,6 +133,8 @@ class Recovery:
         self._round_rate = 0.0
         self._flat_rounds = 0
         self._patience = 1.0
+        self._share = 1.0
+        self._halve_at = 0.0
 
     @property
     def min_rtt(self) -> float:
@@ -156,9 +167,9 @@ class Recovery:
 
     def window(self) -> float:
         """Bytes that may be under way."""
-        floor = INITIAL_SHOTS * self._size
         gain = STARTUP_GAIN if self._startup else CRUISE_GAIN
-        return max(floor, gain * self.rate * (self.rtt + SLACK) + 2 * self._size)
+        bound = gain * self.rate * (self.rtt + SLACK) + 2 * self._size if self.rate else INITIAL_BYTES
+        return max(INITIAL_SHOTS * self._size, self._share * bound)
 
     def may_send(self) -> bool:
         """Whether bulk data may go: the line takes more, and the other end's reassembly stays within bounds."""
@@ -182,7 +193,7 @@ class Recovery:
     def on_ack(
         self, answered: int, delay: float, ranges: Ranges, rebuilt: Ranges, next_number: int, now: float
     ) -> list[SentShot]:
-        """The shots that this ack newly acknowledges, lost ones among them. Raises RemoteProtocolError for a number never sent."""
+        """The shots that this ack newly acknowledges, lost ones among them; RemoteProtocolError for a number never sent."""
         if ranges and ranges[0][1] >= next_number or rebuilt and rebuilt[0][1] >= next_number or answered >= next_number:
             raise RemoteProtocolError("acknowledges a shot that was never sent")
         acked: list[SentShot] = []
@@ -209,6 +220,7 @@ class Recovery:
                 self._patience = min(1.5 * self._patience, MAX_PATIENCE)
         else:
             self._leave(shot)
+        self._share = min(1.0, self._share * REGAIN)
         age = now - shot.sent_at
         if age > self.late_after:
             self.late_shots += 1
@@ -226,7 +238,7 @@ class Recovery:
             self._min_rtt_at = now
 
     def _sample_rate(self, shot: SentShot, now: float) -> None:
-        """Delivery rate over the time from the last delivery before the shot was sent until now (draft-cheng-iccrg-delivery-rate)."""
+        """Delivery rate since the last delivery before the shot was sent (draft-cheng-iccrg-delivery-rate-estimation)."""
         self._delivered += shot.size
         interval = max(now - shot.delivered_at, self.rtt)
         self._delivered_at = now
@@ -277,6 +289,9 @@ class Recovery:
             shot.by_time = by_time
             shot.judged_from = now
             self.lost[number] = shot
+            if by_time and now >= self._halve_at:
+                self._share = max(SMALLEST_SHARE, self._share / 2)
+                self._halve_at = now + self.lost_after
         return shot
 
     def forget_lost(self, now: float) -> None:

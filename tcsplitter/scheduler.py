@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from tcsplitter._core import ShotWriter
     from tcsplitter.streams import Chunk, Stream
 
+MAX_CHUNKS = 2_048
+"""Chunks in one shot; with control frames they stay below the limit of a body."""
 MIN_ROUND = 0.01
 """Seconds; a stream is judged sparse or bulk by what it sent in an RTT, or in this where the RTT is shorter."""
 
@@ -19,8 +21,8 @@ class Scheduler:
     """Two queues of streams that have something to send.
 
     *Sparse* streams, which have sent less than a payload in the last RTT, go first and are not held by the bound on what is under
-    way. The others, *bulk*, take turns of one payload each: deficit round robin (Shreedhar and Varghese, 1996) with a surplus carried
-    over, the two queues as in FQ-CoDel (RFC 8290).
+    way. The others, *bulk*, take turns of one payload each: deficit round robin (Shreedhar and Varghese, 1996) with a surplus
+    carried over, the two queues as in FQ-CoDel (RFC 8290).
     """
 
     def __init__(self, size: int) -> None:
@@ -45,7 +47,7 @@ class Scheduler:
         """Write one payload of chunks to a shot's body."""
         budget = self._size
         chunks: list[Chunk] = []
-        while budget > 0 and (self.sparse or (self.bulk and may_send_bulk())):
+        while budget > 0 and len(chunks) < MAX_CHUNKS and (self.sparse or (self.bulk and may_send_bulk())):
             stream = (self.sparse or self.bulk)[0]
             chunk = stream.cut(budget)
             if chunk is None:

@@ -13,7 +13,8 @@ from tcsplitter.server_end import ServerConfig, ServerEnd
 from tcsplitter.streams import REFUSED, Stream
 
 CARRIER_BACKLOG = 4096
-_DESCRIPTORS = 16_384  # carriers of some busy clients, newcomers, and connections to the service
+_DESCRIPTORS = 65_536  # for carriers of many clients, newcomers, and connections to the service
+_LEAST_DESCRIPTORS = 4_096  # for one busy client
 
 
 class ServerProgram(Program):
@@ -24,11 +25,12 @@ class ServerProgram(Program):
     def __init__(self, options: ServerOptions) -> None:
         sockets = listen_on("--lFling", options.l_fling, CARRIER_BACKLOG)
         super().__init__("server", Reactor())
-        raise_descriptor_limit(_DESCRIPTORS, self.logger)
+        self.max_carriers = raise_descriptor_limit(_DESCRIPTORS, _LEAST_DESCRIPTORS, self.logger) * 3 // 4
+        """Carriers that leave descriptors to connections to the service."""
         config = ServerConfig(size=options.size, idle=options.idle, linger=options.linger)
         self.serve(ServerEnd(config, options.keys, random.SystemRandom(), self.reactor.now))
         self._dialler = TcpDialler(self.endpoints, options.forward, self.log)
-        self._listeners = [Listener(self.reactor, sock, self._accepted, self.log) for sock in sockets]
+        self._listeners = [Listener(self.reactor, sock, self._accepted, self._has_room, self.log) for sock in sockets]
         self.address = Address(options.l_fling.host, self._listeners[0].port)
         """Where client ends connect; with the port that was chosen where port 0 was asked for."""
         self.logger.log(INFO, "listening on %s, forwarding to %s", self.address, options.forward)
@@ -39,6 +41,9 @@ class ServerProgram(Program):
             stream.reset(REFUSED)
         else:
             self._dialler.open(stream, now)
+
+    def _has_room(self) -> bool:
+        return len(self.carriers.open) < self.max_carriers
 
     def _accepted(self, sock: socket.socket, host: str, now: float) -> None:
         self.carriers.accepted(sock, self.end.accepted(host, now))

@@ -29,8 +29,9 @@ from tcsplitter.handshake import (
 )
 from tcsplitter.newcomers import Newcomer, Newcomers
 from tcsplitter.noise import NoiseError
+from tcsplitter.outbox import Outbox
 from tcsplitter.pool import Random
-from tcsplitter.session import RESERVE, STOPPED, Outbox, Session, SessionConfig
+from tcsplitter.session import RESERVE, STOPPED, Session, SessionConfig
 from tcsplitter.streams import Stream
 
 MAX_SESSIONS = 4_096
@@ -105,6 +106,7 @@ class ServerEnd:
     def stop(self, now: float) -> None:
         """End all sessions; after the next actions the process may exit."""
         for session in self.sessions.values():
+            session.now = now
             session.close(STOPPED, "the server was stopped")
 
     # ------------------------------------------------------------------------------ carrier side
@@ -158,6 +160,7 @@ class ServerEnd:
     def clock_jumped(self, now: float) -> None:
         """The machine slept: idle connections are likely dead."""
         for session in self.sessions.values():
+            session.now = now
             session.distrust_idle()
 
     # -------------------------------------------------------------------------------- newcomers
@@ -222,7 +225,7 @@ class ServerEnd:
 
     def _grant(self, session: Session, answer: Answer, keys: SessionKeys, now: float) -> None:
         """Give a session the keys of this handshake; they are provisional until a sealed shot uses them."""
-        session.install(answer.epoch, keys.sealer(), keys.opener(), now)
+        session.keys.install(answer.epoch, keys.sealer(), keys.opener(), now)
         session.epochs_made += 1
         self.sessions[session.id] = session
         self._provisional.append(_Provisional(session, answer.epoch, now + PROVISIONAL_SECONDS))
@@ -234,7 +237,7 @@ class ServerEnd:
         """Keys that nobody used: forget them, and the session if it has no others."""
         self._provisional.remove(provisional)
         if provisional.session.counters.shots_received:
-            provisional.session.withdraw(provisional.epoch)
+            provisional.session.keys.withdraw(provisional.epoch)
         else:
             self.sessions.pop(provisional.session.id, None)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from tcsplitter._core import RecvBuffer, SendBuffer
+from tcsplitter._core import RangeSet, RecvBuffer, SendBuffer
 from tcsplitter.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ MAX_WINDOW = 16 * 1024 * 1024
 """Ceiling of what one stream may have granted and unread, bytes."""
 MAX_UNSENT = 262_144
 """Bytes read from the local program ahead of sending, or two payloads where those are larger."""
+
+MAX_STREAMS = 16_384
+"""Open streams of a session."""
 
 BY_PROGRAM, REFUSED, TOO_MANY, GIVEN_UP = range(4)
 """Codes of RESET."""
@@ -66,8 +70,9 @@ class Stream:
     """
 
     __slots__ = (
-        "_fin_cut", "_finishing", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked", "_returned", "_send_limit", "_session",
-        "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming", "queue", "reset_code", "sent_reset",
+        "_fin_cut", "_finishing", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked", "_returned", "_send_limit",
+        "_session", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming", "queue", "reset_code",
+        "sent_reset",
     )  # fmt: skip
 
     def __init__(self, session: Session, stream_id: int, opened: bool) -> None:
@@ -112,12 +117,12 @@ class Stream:
         unsent = len(self._unsent)
         ahead = max(MAX_UNSENT, 2 * self._session.config.size) - unsent
         window = self._send_limit - self._unsent.offset - unsent
-        return max(0, min(ahead, window, self._session.room))
+        return max(0, min(ahead, window, self._session.sending.room))
 
     def write(self, data: bytes) -> None:
         """Send data that was read from the local program."""
         self._unsent.write(data)
-        self._session.unsent += len(data)
+        self._session.sending.unsent += len(data)
         self._session.schedule(self)
 
     def finish(self) -> None:
@@ -134,7 +139,7 @@ class Stream:
         self._drop_outgoing()
         self._drop_incoming(self.incoming.highest)
         self._session.queue_control(Control.RESET, self)
-        self._session.maybe_forget(self)
+        self._session.streams.forget_if_done(self)
 
     # ---------------------------------------------------------------- the local side: receiving
 
@@ -159,7 +164,7 @@ class Stream:
         self._give_back(incoming.read_offset)
         if incoming.final_size >= 0:
             if incoming.at_end:
-                self._session.maybe_forget(self)
+                self._session.streams.forget_if_done(self)
             return
         sender_was_held = self._limit - incoming.highest < self._window // 4
         if sender_was_held and not incoming.readable and self._window < MAX_WINDOW:
@@ -225,15 +230,14 @@ class Stream:
             if len(chunk.data) > limit != self._session.config.size and not chunk.acked:
                 return None
             del self._resend[0]
-            self._session.lost_chunks -= 1
+            self._session.sending.lost_chunks -= 1
             if not chunk.acked:
                 return chunk
         if self.sent_reset is not None or self._fin_cut:
             return None
         offset = self._unsent.offset
-        data = self._unsent.take(max(0, min(limit, self._send_limit - offset, self._session.send_limit - self._session.send_total)))
-        self._session.send_total += len(data)
-        self._session.unsent -= len(data)
+        data = self._unsent.take(max(0, min(limit, self._send_limit - offset, self._session.sending.left)))
+        self._session.sending.took(len(data))
         fin = self._finishing and not len(self._unsent)
         if not data and not fin and self._opened:
             return None
@@ -247,19 +251,19 @@ class Stream:
             chunk.acked = True
             self._pending_chunks -= 1
             if self._fin_cut and not self._pending_chunks:
-                self._session.maybe_forget(self)
+                self._session.streams.forget_if_done(self)
 
     def chunk_lost(self, chunk: Chunk) -> bool:
         """Whether the chunk has to be sent again."""
         if chunk.acked or self.sent_reset is not None:
             return False
         insort(self._resend, chunk, key=_offset)
-        self._session.lost_chunks += 1
+        self._session.sending.lost_chunks += 1
         return True
 
     def reset_acked(self) -> None:
         self._reset_acked = True
-        self._session.maybe_forget(self)
+        self._session.streams.forget_if_done(self)
 
     @property
     def final_size(self) -> int:
@@ -284,11 +288,11 @@ class Stream:
         self._session.count_received(self.incoming.highest - before, self.incoming.pieces - pieces)
         if self.sent_reset is not None:
             self._drop_incoming(self.incoming.highest)
-            self._session.maybe_forget(self)
+            self._session.streams.forget_if_done(self)
         elif fresh or self.incoming.at_end:
             self._session.tell(self)
         if self.incoming.at_end:
-            self._session.maybe_forget(self)
+            self._session.streams.forget_if_done(self)
 
     def receive_reset(self, code: int, final_size: int) -> None:
         """The other end reset the stream. Raises RemoteProtocolError if the final size contradicts what came before."""
@@ -305,7 +309,7 @@ class Stream:
             self._drop_outgoing()
             self._session.queue_control(Control.RESET, self)
         self._session.tell(self)
-        self._session.maybe_forget(self)
+        self._session.streams.forget_if_done(self)
 
     def abandon(self, code: int) -> None:
         """The session ended: nothing more is sent or received."""
@@ -315,8 +319,8 @@ class Stream:
         self.sent_reset = code
 
     def _drop_outgoing(self) -> None:
-        self._session.unsent -= self._unsent.clear()
-        self._session.lost_chunks -= len(self._resend)
+        self._session.sending.unsent -= self._unsent.clear()
+        self._session.sending.lost_chunks -= len(self._resend)
         self._resend.clear()
         self._opened = True
 
@@ -331,3 +335,70 @@ class Stream:
         if offset > self._returned:
             self._session.return_credit(offset - self._returned)
             self._returned = offset
+
+
+class StreamTable:
+    """The open streams of a session, and the ids of those that are closed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._client = session.config.client
+        self._open: dict[int, Stream] = {}
+        self._next_id = 0
+        self._closed = RangeSet()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(self._open.values())
+
+    def get(self, stream_id: int) -> Stream | None:
+        return self._open.get(stream_id)
+
+    def open(self) -> Stream:
+        """Client: a new stream."""
+        stream = self._open[self._next_id] = Stream(self._session, self._next_id, opened=False)
+        self._next_id += 2
+        self._session.counters.streams += 1
+        self._session.schedule(stream)
+        return stream
+
+    def known(self, stream_id: int) -> Stream | None:
+        """The stream if it is open. Raises RemoteProtocolError for one of this end's that it has not opened yet."""
+        stream = self._open.get(stream_id)
+        if stream is None and self._opened_here(stream_id) and stream_id >= self._next_id:
+            raise RemoteProtocolError(f"names stream {stream_id}, which this end has not opened")
+        return stream
+
+    def accept(self, stream_id: int) -> Stream | None:
+        """Server: a stream that the client opens; None if it is closed already. One too many is reset."""
+        if self._opened_here(stream_id) or stream_id in self._closed:
+            return None
+        if self._client:
+            raise RemoteProtocolError("opened a stream, which only a client may")
+        full = len(self._open) >= MAX_STREAMS
+        stream = self._open[stream_id] = Stream(self._session, stream_id, opened=True)
+        if full:
+            stream.reset(TOO_MANY)
+        else:
+            self._session.counters.streams += 1
+            self._session.tell(stream)
+        return stream
+
+    def forget_if_done(self, stream: Stream) -> None:
+        """Close a stream whose two directions have ended."""
+        if stream.done and self._open.pop(stream.id, None) is not None:
+            if not self._opened_here(stream.id):
+                self._closed.add(stream.id, stream.id | 1)
+            self._session.tell(stream)
+
+    def abandon(self) -> None:
+        """The session ended."""
+        for stream in list(self._open.values()):
+            stream.abandon(BY_PROGRAM)
+            self._session.tell(stream)
+        self._open.clear()
+
+    def _opened_here(self, stream_id: int) -> bool:
+        return (stream_id & 1 == 0) == self._client

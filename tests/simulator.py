@@ -1,7 +1,7 @@
 """Two ends over a seeded bad network on a virtual clock.
 
-The network carries bytes as TCP does: in order, late when segments are lost, or not at all when a connection freezes or is cut. It
-drives ClientEnd and ServerEnd as client.py and server.py do, with programs at both sides that write, read, finish and reset. All
+The network carries bytes as TCP does: in order, late when segments are lost, or not at all when a connection freezes or is cut.
+It drives ClientEnd and ServerEnd as client.py and server.py do, with programs at both sides that write, read, finish and reset. All
 randomness comes from one seed, so a failing seed can be run again.
 """
 
@@ -13,6 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.client_end import ClientConfig, ClientEnd
@@ -54,7 +55,7 @@ class Pipe:
         self.doom = doom
         self.freezes = freezes
         self.frozen = False
-        self.unread = 0
+        self.undelivered = 0
 
 
 class Connection:
@@ -73,14 +74,15 @@ class Connection:
     def send(self, side: int, data: bytes) -> None:
         pipe = self.pipes[side]
         if self.gone[side] or self.gone[1 - side] or pipe.frozen:
-            pipe.unread += len(data)
+            pipe.undelivered += len(data)
             return
+        pipe.undelivered += len(data)
         if pipe.doom is not None and pipe.carried + len(data) > pipe.doom:
             data = data[: pipe.doom - pipe.carried]
             self._doom(pipe)
         pipe.carried += len(data)
         for piece in self._pieces(data):
-            self._deliver(side, lambda piece=piece: self._arrive(1 - side, piece), len(piece))
+            self._deliver(side, partial(self._arrive, 1 - side, piece), len(piece))
 
     def _doom(self, pipe: Pipe) -> None:
         pipe.doom = None
@@ -89,7 +91,7 @@ class Connection:
                 each.frozen = True
         else:
             for side in (0, 1):
-                self.net.after(self.net.line.delay, lambda side=side: self._break(side))
+                self.net.after(self.net.line.delay, partial(self._break, side))
 
     def _pieces(self, data: bytes) -> list[bytes]:
         if not self.net.line.split or len(data) < 2:
@@ -109,6 +111,7 @@ class Connection:
         net.at(pipe.free_at, act)
 
     def _arrive(self, side: int, data: bytes) -> None:
+        self.pipes[1 - side].undelivered -= len(data)
         carrier = self.sides[side]
         if carrier is not None and not self.gone[side] and data:
             self.net.ends[side].carrier_received(carrier, data, self.net.now)
@@ -154,7 +157,7 @@ class Program:
         stream.app = self
         self.wait = False
 
-    def update(self, now: float) -> None:
+    def update(self, _now: float) -> None:
         if self.stream.reset_code is not None:
             self.was_reset = self.stream.reset_code
             self.ended = True
@@ -293,7 +296,7 @@ class Network:
 
     def describe(self) -> str:
         rows = [
-            f"{'cs'[side]}{sid}: sent {p.sent} got {p.count} ended {p.ended} finished {p.finished} readable {p.stream.readable} room {p.stream.room}"
+            f"{'cs'[side]}{sid}: sent {p.sent} got {p.count} ended {p.ended} readable {p.stream.readable} room {p.stream.room}"
             for side in (0, 1)
             for sid, p in self.programs[side].items()
             if not (p.ended and p.finished)
@@ -325,7 +328,6 @@ class Network:
 
     def _arm(self, side: int, when: float) -> None:
         end = self.ends[side]
-        assert when > self.now or when == float("-inf") or True
         if when == float("inf") or (self.now < self._wake_at[side] <= when):
             return
         when = max(when, self.now + 1e-6)
@@ -356,9 +358,7 @@ class Network:
             if connection is not None:
                 connection.close(side, reset=True)
         elif op == Op.PROBE:
-            pipe = connection.pipes[side]
-            stuck = pipe.unread if pipe.frozen else 0
-            self.ends[side].carrier_progress(carrier, stuck, self.now)
+            self.ends[side].carrier_progress(carrier, connection.pipes[side].undelivered, self.now)
 
     def _dial(self, carrier: Carrier) -> None:
         self.dials += 1
@@ -428,7 +428,8 @@ class Network:
             for side in (0, 1):
                 program = self.programs[side].get(plan.name)
                 if plan.resets is None:
-                    assert program is not None and program.was_reset is None, f"seed {self.seed}: stream {plan.name} was reset"
+                    assert program is not None, f"seed {self.seed}: stream {plan.name} never arrived"
+                    assert program.was_reset is None, f"seed {self.seed}: stream {plan.name} was reset"
                     assert program.count == plan.sizes[1 - side], f"seed {self.seed}: stream {plan.name} is short"
                     expected = digest(plan.name, 1 - side, plan.sizes[1 - side])
                     assert program.received.hexdigest() == expected, f"seed {self.seed}: stream {plan.name} is corrupt"

@@ -9,11 +9,12 @@ import os
 import random
 
 import pytest
-
 from simulator import Line, Network, Plan
+
 from tcsplitter.client_end import ClientConfig
+from tcsplitter.flow import SESSION_WINDOW
 from tcsplitter.server_end import ServerConfig
-from tcsplitter.session import MAX_PARTIAL, SESSION_WINDOW
+from tcsplitter.session import MAX_PARTIAL
 
 SEEDS = int(os.environ.get("TCSPLITTER_SEEDS", "2400"))
 BATCH = 100

@@ -558,11 +558,15 @@ def log() -> LimitedLog:
     return LimitedLog(logging.getLogger("tcsplitter.test"))
 
 
+def always() -> bool:
+    return True
+
+
 def test_accepted_sockets_have_nodelay_and_do_not_block(log: LimitedLog) -> None:
     reactor = Reactor()
     accepted: list[tuple[socket.socket, str]] = []
     (sock,) = listen_on("--lFling", LOOPBACK, 16)
-    listener = Listener(reactor, sock, lambda each, host, _now: accepted.append((each, host)), log)
+    listener = Listener(reactor, sock, lambda each, host, _now: accepted.append((each, host)), always, log)
     with socket.create_connection(("127.0.0.1", listener.port)):
         reactor.wake()
     ((served, host),) = accepted
@@ -578,7 +582,7 @@ def test_out_of_descriptors_the_listener_rests_and_logs_once(log: LimitedLog, ca
     reactor = Reactor()
     accepted: list[socket.socket] = []
     (sock,) = listen_on("--lFling", LOOPBACK, 16)
-    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), log)
+    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), always, log)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.create_connection(("127.0.0.1", listener.port)):
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
@@ -596,6 +600,25 @@ def test_out_of_descriptors_the_listener_rests_and_logs_once(log: LimitedLog, ca
         while not accepted:
             reactor.wake()
     accepted[0].close()
+    listener.close()
+    reactor.close()
+
+
+def test_without_room_nothing_is_accepted(log: LimitedLog) -> None:
+    reactor = Reactor()
+    accepted: list[socket.socket] = []
+    (sock,) = listen_on("--listen", LOOPBACK, 16)
+    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), lambda: len(accepted) < 2, log)
+    programs = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(3)]
+    ends = reactor.clock() + 2.5 * net.ACCEPT_PAUSE
+    while reactor.clock() < ends:
+        reactor.wake()
+    assert len(accepted) == 2
+    accepted.pop().close()
+    while len(accepted) < 2:
+        reactor.wake()
+    for each in (*programs, *accepted):
+        each.close()
     listener.close()
     reactor.close()
 
@@ -638,7 +661,7 @@ def test_accept_errors_of_single_connections_are_passed_over(log: LimitedLog) ->
             return getattr(sock, name)
 
     accepted: list[socket.socket] = []
-    listener = Listener(reactor, Flaky(), lambda each, _host, _now: accepted.append(each), log)  # type: ignore[arg-type]
+    listener = Listener(reactor, Flaky(), lambda each, _host, _now: accepted.append(each), always, log)  # type: ignore[arg-type]
     with socket.create_connection(("127.0.0.1", listener.port)):
         reactor.wake()
     assert len(accepted) == 1

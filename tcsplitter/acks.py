@@ -1,0 +1,49 @@
+"""The receiver's side of acknowledgement: what to acknowledge, and by when (PROTOCOL.md section 5; RFC 9000 section 13.2)."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from tcsplitter._core import AckLog
+
+if TYPE_CHECKING:
+    from tcsplitter._core import ShotWriter
+
+ACK_RTT_SHARE, MAX_ACK_DELAY = 8, 0.025
+"""An ack waits for company for an eighth of the RTT, and no longer than that many seconds."""
+SHORTEST_DELAY = 0.001
+"""Seconds; timers are no finer, so a shorter delay is none."""
+
+
+class Acks:
+    """Numbers that arrived and were not reported often enough, and when the next report is due."""
+
+    def __init__(self, now: float) -> None:
+        self.due_at = inf
+        """When an ack has to go alone if nothing took it along."""
+        self._log = AckLog()
+        self._answered = 0
+        self._answered_at = now
+
+    def add(self, number: int) -> None:
+        """A shot arrived."""
+        self._log.add(number)
+
+    def elicited(self, number: int, delay: float, now: float) -> None:
+        """The shot asks for an ack, which may wait for `delay`."""
+        self._answered, self._answered_at = number, now
+        self.due_at = min(self.due_at, now + max(delay, SHORTEST_DELAY))
+
+    @staticmethod
+    def delay(min_rtt: float) -> float:
+        """Seconds for which an ack may wait."""
+        delay = min(min_rtt / ACK_RTT_SHARE, MAX_ACK_DELAY)
+        return delay if delay >= SHORTEST_DELAY else 0.0
+
+    def write(self, writer: ShotWriter, now: float) -> None:
+        """Add an ACK frame to a body, if there is anything to report."""
+        if self._log:
+            ranges, rebuilt = self._log.take()
+            writer.ack(self._answered, int((now - self._answered_at) * 1e6), ranges, rebuilt)
+        self.due_at = inf

@@ -1,0 +1,335 @@
+"""The tunnel as users run it, for tests: both ends are processes of the installed command, on loopback, with a throw-away key.
+
+    with Service(echo) as service, Tunnel(service.address) as tunnel, connect(tunnel.address) as program:
+        program.sendall(b"hello")
+
+All of it is bounded in time: sockets and waits give up after LIMIT, and a Tunnel that outlives its own limit kills its ends.
+"""
+
+import hashlib
+import itertools
+import os
+import random
+import re
+import secrets
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import NamedTuple
+
+from tcsplitter.keys import KEY_VARIABLE, generate_key
+
+MEGABYTE = 1_000_000
+LIMIT = 30.0  # seconds that any one step may take
+_PIECE = 262_144
+_NOISE = random.Random(6000).randbytes(MEGABYTE - 16)
+
+
+class End:
+    """One end: `tcsplitter ARGUMENTS` as a process, and what it says on stderr. Killed at the end of the block."""
+
+    def __init__(self, *arguments: str, key: str) -> None:
+        self.name = arguments[0]
+        self.lines: list[str] = []
+        self._said = threading.Condition()
+        self._over = False
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tcsplitter", *arguments],
+            env=os.environ | {KEY_VARIABLE: key},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> "End":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT where it listens; waits until it does."""
+        return self.wait_for(r"listening on (\S+:[0-9]+)")[1]
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes."""
+        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def descriptors(self) -> int:
+        """Open files."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def wait_for(self, pattern: str, limit: float = LIMIT) -> re.Match[str]:
+        """The first line in which `pattern` is found; AssertionError if it does not come within `limit` seconds."""
+        ends_at = time.monotonic() + limit
+        with self._said:
+            for seen in itertools.count():
+                while seen == len(self.lines):
+                    assert not self._over, f"the {self.name} end is gone"
+                    assert self._said.wait(max(0.0, ends_at - time.monotonic())), f"the {self.name} end never said {pattern!r}"
+                if found := re.search(pattern, self.lines[seen]):
+                    return found
+        raise AssertionError("unreachable")
+
+    def stop(self) -> None:
+        """SIGTERM, as a service manager does. AssertionError if it does not leave in order within 3 s, or complained."""
+        self.process.terminate()
+        try:
+            code = self.process.wait(3 + 2)  # the machine that runs the tests may be slow
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the {self.name} end did not leave after SIGTERM") from None
+        self._reader.join()
+        assert code == 0, f"the {self.name} end left with exit code {code}"
+        assert not [line for line in self.lines if "Traceback" in line], f"the {self.name} end raised an exception"
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stderr:
+            for line in stderr:
+                with self._said:
+                    self.lines.append(line.rstrip())
+                    self._said.notify_all()
+        with self._said:
+            self._over = True
+            self._said.notify_all()
+
+
+class Tunnel:
+    """A server end that forwards to `forward`, and a client end.
+
+    `via` puts a proxy in between: it is given the server end's address and returns the one that the client end dials. At the end
+    of the block both get SIGTERM and must leave in order. If anything failed, what both said is shown.
+    """
+
+    def __init__(
+        self,
+        forward: str,
+        *,
+        server_options: tuple[str, ...] = (),
+        client_options: tuple[str, ...] = (),
+        via: Callable[[str], str] | None = None,
+        limit: float = 120.0,
+    ) -> None:
+        self.key = generate_key(secrets.token_bytes(32))
+        self.ends: list[End] = []
+        self._expired = False
+        self._timer = threading.Timer(limit, self._expire)
+        self._forward = forward
+        self._options = server_options, client_options
+        self._via = via
+
+    def __enter__(self) -> "Tunnel":
+        self._timer.start()
+        try:
+            for_server, for_client = self._options
+            self.server = self._start("server", "--lFling", "127.0.0.1:0", "--forward", self._forward, *for_server)
+            self.server_address = self.server.address if self._via is None else self._via(self.server.address)
+            self.client = self._start("client", "--rFling", self.server_address, "--listen", "127.0.0.1:0", *for_client)
+            self.address = self.client.address
+            """Where programs connect."""
+        except BaseException:
+            self._close(show=True)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        failed = True
+        try:
+            if kind is None:
+                assert not self._expired, "the tunnel's limit of time has passed"
+                self.client.stop()
+                self.server.stop()
+                failed = False
+        finally:
+            self._close(show=failed)
+
+    @property
+    def port(self) -> int:
+        """The port where programs connect."""
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def connect_command(self) -> list[str]:
+        """A further client end, for stdin and stdout. It needs `environment`."""
+        return [sys.executable, "-m", "tcsplitter", "connect", "--rFling", self.server_address]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment, with the key in it."""
+        return os.environ | {KEY_VARIABLE: self.key}
+
+    def usage(self) -> str:
+        """Memory and descriptors of both ends, for people."""
+        return "; ".join(f"{end.name}: {end.memory / MEGABYTE:.0f} MB, {end.descriptors} descriptors" for end in self.ends)
+
+    def _start(self, *arguments: str) -> End:
+        self.ends.append(End(*arguments, key=self.key))
+        return self.ends[-1]
+
+    def _expire(self) -> None:
+        self._expired = True
+        for end in self.ends:
+            end.process.kill()
+
+    def _close(self, show: bool) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        for end in self.ends:
+            end.__exit__()
+            if show:
+                said = "".join(f"    {line}\n" for line in end.lines)
+                sys.stderr.write(f"The {end.name} end left with exit code {end.process.returncode}; it said:\n{said}")
+        if show and self._expired:
+            sys.stderr.write("The tunnel's limit of time had passed: both ends were killed.\n")
+
+
+class Service:
+    """A service on loopback: `serve` gets each connection in a thread of its own. What it raises fails the block."""
+
+    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
+        self._serve = serve
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._threads: list[threading.Thread] = []
+        self._errors: list[BaseException] = []
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> "Service":
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the acceptor, which close alone would not
+        self._acceptor.join()
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(LIMIT)
+        if kind is None and self._errors:
+            raise self._errors[0]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._run, args=(sock,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _run(self, sock: socket.socket) -> None:
+        with sock:
+            try:
+                prepare(sock)
+                self._serve(sock)
+            except (AssertionError, OSError) as error:
+                self._errors.append(error)
+
+
+def connect(address: str) -> socket.socket:
+    """A program's connection to HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    sock = socket.create_connection((host, int(port)), timeout=LIMIT)
+    prepare(sock)
+    return sock
+
+
+def prepare(sock: socket.socket) -> None:
+    """What every socket of a test has: a limit of time, and no delay."""
+    sock.settimeout(LIMIT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close it with an RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def receive_exactly(sock: socket.socket, size: int) -> bytes:
+    """`size` bytes; AssertionError if there are fewer."""
+    data = bytearray()
+    while len(data) < size:
+        piece = sock.recv(size - len(data))
+        assert piece, f"ended after {len(data)} of {size} bytes"
+        data += piece
+    return bytes(data)
+
+
+def echo(sock: socket.socket) -> None:
+    """A service that gives back what it gets."""
+    while piece := sock.recv(_PIECE):
+        sock.sendall(piece)
+
+
+class Traffic(NamedTuple):
+    """What went one way."""
+
+    size: int
+    sha256: str
+
+
+def blocks(size: int, seed: int) -> Iterator[bytes]:
+    """`size` bytes in blocks of up to a megabyte, no two alike: cheaper to make than to send."""
+    for number in range(-(-size // MEGABYTE)):
+        yield (struct.pack("!QQ", seed, number) + _NOISE)[: size - number * MEGABYTE]
+
+
+def traffic(size: int, seed: int) -> Traffic:
+    """What `blocks` amounts to."""
+    digest = hashlib.sha256()
+    for block in blocks(size, seed):
+        digest.update(block)
+    return Traffic(size, digest.hexdigest())
+
+
+def send(sock: socket.socket, size: int, seed: int) -> None:
+    """Send the blocks, then shut down writing."""
+    for block in blocks(size, seed):
+        sock.sendall(block)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def receive(sock: socket.socket) -> Traffic:
+    """All that comes until the end."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_PIECE))
+    size = 0
+    while count := sock.recv_into(buffer):
+        digest.update(buffer[:count])
+        size += count
+    return Traffic(size, digest.hexdigest())
+
+
+def exchange(sock: socket.socket, size: int, seed: int) -> Traffic:
+    """Send `size` bytes and receive all that comes, both at once."""
+    errors: list[OSError] = []
+
+    def send_all() -> None:
+        try:
+            send(sock, size, seed)
+        except OSError as error:
+            errors.append(error)
+
+    sender = threading.Thread(target=send_all, daemon=True)
+    sender.start()
+    received = receive(sock)
+    sender.join(LIMIT)
+    if errors:
+        raise errors[0]
+    assert not sender.is_alive(), "the sender never came to its end"
+    return received
