@@ -149,7 +149,7 @@ class ClientEnd:
             return
         self._pool.connected(carrier)
         self._failing_since = inf
-        if self.connected:
+        if self.session.keys.can_seal:
             self.session.hello(carrier, self._pool.idle_for(), now)
         else:
             self._waiting[carrier] = None
@@ -339,7 +339,7 @@ class ClientEnd:
             return
         idle = len(session.carriers.idle) + len(self._waiting)
         alive = len(session.carriers.all) + len(self._waiting)
-        want = session.want() + session.peer_want if session.id else 0
+        want = session.want() + session.peer_want(now) if session.id else 0
         for _ in range(self._pool.dials_due(idle, alive, want, rtt, now)):
             carrier = Carrier(Kind.FLING, now)
             self._pool.dialled(carrier, now)

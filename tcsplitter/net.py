@@ -74,7 +74,7 @@ class Resolver:
         try:
             self.targets = _look_up(address, socket.AI_NUMERICHOST)
             self._is_name = False
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):
             self._is_name = True
 
     def look_up(self, done: Callable[[float], None]) -> None:

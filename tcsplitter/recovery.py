@@ -40,6 +40,8 @@ MAX_UNACKED_CHUNKS = 8_192
 STARTUP_GAIN, CRUISE_GAIN = 2.89, 2.0
 SLACK = 0.002
 """Seconds added to the minimum RTT in the bound: wake-ups and clock steps."""
+RATE_SECONDS = 5.0
+"""A rate that was measured longer ago says nothing of what is needed now."""
 MIN_RATE_WINDOW = 1.0
 """Seconds over which the largest delivery rate counts, or ten RTTs."""
 
@@ -164,6 +166,10 @@ class Recovery:
         if seconds < self._min_rtt or now > self._min_rtt_at + MIN_RTT_MEMORY:
             self._min_rtt = max(seconds, 1e-6)
             self._min_rtt_at = now
+
+    def rate_at(self, now: float) -> float:
+        """Delivery rate, bytes per second; 0 when nothing was delivered of late."""
+        return self.rate if now - self._delivered_at < RATE_SECONDS else 0.0
 
     def window(self) -> float:
         """Bytes that may be under way."""

@@ -56,7 +56,7 @@ MAX_CONTROL = 512
 """Control frames in one shot."""
 RESERVE = 2
 """Idle carriers kept for control frames and sparse streams."""
-MAX_WANT = 1024
+MAX_WANT, WANT_SECONDS = 1024, 5.0
 STOPPED, PROTOCOL = 0, 1
 """Codes of CLOSE."""
 
@@ -92,7 +92,6 @@ class Session:
         """Why the session ended."""
         self.suspect = False
         """Something happened that a restart of the other end would explain."""
-        self.peer_want = 0
         self.heard_at = now
         """When a shot was last opened."""
         self.data_at = now
@@ -106,6 +105,7 @@ class Session:
         """Server: how many handshakes were answered for this session."""
         self.now = now
         self._next_number = 0
+        self._peer_want = 0
         self._want_number = -1
         self._replay = ReplayWindow()
         self._acks = Acks(now)
@@ -217,7 +217,7 @@ class Session:
         self.suspect = False
         if number > self._want_number:
             self._want_number = number
-            self.peer_want = want
+            self._peer_want = want
 
     def _act_on(self, carrier: Carrier, number: int, frames: list[tuple[Any, ...]]) -> None:
         if self._pieces >= MAX_PIECES and not all(map(self._fills_a_gap, frames)):
@@ -388,9 +388,13 @@ class Session:
         """Something is under way or waits to be sent."""
         return bool(self.recovery.sent or self._control or self._scheduler.sparse or self._scheduler.bulk)
 
+    def peer_want(self, now: float) -> int:
+        """Idle carriers that the other end wishes to find; what it said long ago it would not say now."""
+        return self._peer_want if now - self.heard_at < WANT_SECONDS else 0
+
     def want(self) -> int:
         """Idle carriers that this end wishes to find: what leaves while one is dialled, and what waits now."""
-        leaving = 1.25 * self.recovery.rate * 1.5 * self.recovery.rtt
+        leaving = 1.25 * self.recovery.rate_at(self.now) * 1.5 * self.recovery.rtt
         waiting = min(self.sending.unsent, max(0.0, self.recovery.window() - self.recovery.in_flight))
         payloads = int((leaving + waiting) / self.config.size) + self.sending.lost_chunks + bool(self._scheduler.bulk)
         return min(MAX_WANT, self.config.reserve + payloads)
@@ -413,9 +417,11 @@ class Session:
 
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""
+        by = min(self.carriers.check_at, self.keys.check_at, self.recovery.deadline())
+        if not self.keys.can_seal:
+            return by
         due = self.carriers.next_due()
-        by = min(self.carriers.check_at, self.keys.check_at, self.recovery.deadline(), due.ack_by if due else inf)
-        return min(by, self._acks.due_at) if self.carriers.idle else by
+        return min(by, due.ack_by if due else inf, self._acks.due_at if self.carriers.idle else inf)
 
     def _check_carriers(self) -> None:
         """Retire what was idle for too long, give up what does not answer."""

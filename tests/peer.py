@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from tcsplitter.streams import Stream
 
 KEY = bytes(range(1, 33))
 ELSEWHERE = "192.0.2.66"
+_SERIAL = itertools.count()
 Build = Callable[[ShotWriter], object]
 
 
@@ -77,12 +80,17 @@ def request(previous: bytes = NO_SESSION, reuse: int = 0, version: int = VERSION
     return Request(version, mode, reuse, 4, 0, 1024, previous)
 
 
+def fresh_ephemeral() -> bytes:
+    """32 bytes that were not used before."""
+    return hashlib.sha256(b"ephemeral %d" % next(_SERIAL)).digest()
+
+
 class Peer:
     """A client with a session of its own. With reuse 0 a carrier takes any number of shots."""
 
     def __init__(self, server: Server, psk: bytes = KEY, reuse: int = 0, previous: bytes = NO_SESSION, ephemeral: bytes = b"") -> None:
         self.server = server
-        self.initiator = Initiator(psk, ephemeral or server.end._random.randbytes(32), request(previous, reuse))
+        self.initiator = Initiator(psk, ephemeral or fresh_ephemeral(), request(previous, reuse))
         self.first_message = self.initiator.message
         carrier = server.connect()
         server.feed(carrier, self.first_message)

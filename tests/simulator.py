@@ -1,8 +1,8 @@
 """Two ends over a seeded bad network on a virtual clock.
 
 The network carries bytes as TCP does: in order, late when segments are lost, or not at all when a connection freezes or is cut.
-It drives ClientEnd and ServerEnd as client.py and server.py do, with programs at both sides that write, read, finish and reset. All
-randomness comes from one seed, so a failing seed can be run again.
+It drives ClientEnd and ServerEnd as client.py and server.py do, with programs at both sides that write, read, finish and reset.
+All randomness comes from one seed, so a failing seed can be run again.
 """
 
 from __future__ import annotations
@@ -200,9 +200,10 @@ class Program:
             if self.net.rng.random() < self.plan.chatty:
                 self._pause()
                 return
-        if self.plan.resets == self.side and self.sent >= total // 2 and not self.ended:
-            self.stream.reset()
-            self.ended = True
+        if self.plan.resets == self.side:
+            if self.sent >= total // 2:
+                self.stream.reset()
+                self.ended = True
         elif self.sent == total and not self.finished:
             self.finished = True
             self.stream.finish()

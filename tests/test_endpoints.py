@@ -1,94 +1,32 @@
-"""Local sockets and stdio on one side, a stream that only takes notes on the other."""
+"""Local sockets on one side, a stream that only takes notes on the other."""
 
 import logging
-import os
 import resource
-import select
 import socket
-import struct
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from math import inf
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import FakeStream, fill, read_all, reset
+from loopback import Harness as LoopbackHarness
 
 from tcsplitter import endpoints, net
-from tcsplitter.endpoints import Endpoints, StdioEndpoint, TcpDialler
+from tcsplitter.endpoints import Endpoints, TcpDialler
 from tcsplitter.log import LimitedLog
 from tcsplitter.options import Address
-from tcsplitter.reactor import Reactor
 from tcsplitter.streams import REFUSED
 
 
-class FakeStream:
-    """Bytes one way, bytes the other way."""
-
-    def __init__(self, room: int = 1_000_000) -> None:
-        self.app: Any = None
-        self.room = room
-        self.written = bytearray()
-        self.finished = 0
-        self.resets: list[int] = []
-        self.reset_code: int | None = None
-        self.waiting = bytearray()
-        self.ended = False
-
-    @property
-    def readable(self) -> int:
-        return len(self.waiting)
-
-    @property
-    def at_end(self) -> bool:
-        return self.ended and not self.waiting
-
-    def write(self, data: bytes) -> None:
-        assert 0 < len(data) <= self.room
-        self.room -= len(data)
-        self.written += data
-
-    def finish(self) -> None:
-        self.finished += 1
-
-    def reset(self, code: int = 0) -> None:
-        self.resets.append(code)
-
-    def peek(self, limit: int) -> list[bytes | memoryview]:
-        assert self.waiting
-        half = min(limit, len(self.waiting)) // 2
-        return [bytes(self.waiting[:half]), memoryview(bytes(self.waiting[half:limit]))]
-
-    def consume(self, count: int) -> None:
-        assert count <= len(self.waiting)
-        del self.waiting[:count]
-
-
-class Harness:
+class Harness(LoopbackHarness):
     """Endpoints on a reactor, and a plain listening socket as the service."""
 
     def __init__(self) -> None:
-        self.reactor = Reactor()
+        super().__init__()
         self.endpoints = Endpoints(self.reactor)
-        self.service = socket.create_server(("127.0.0.1", 0))
-        self.address = Address("127.0.0.1", self.service.getsockname()[1])
+        self.address = Address("127.0.0.1", self.port)
         self.log = LimitedLog(logging.getLogger("tcsplitter.test"))
-        self.opened: list[socket.socket] = []
-
-    def until(self, condition: Callable[[], Any]) -> None:
-        """Serve until the condition holds; not for ever."""
-        limit = self.reactor.clock() + 10
-        nudge = self.reactor.timer(lambda _now: None)
-        while not condition():
-            nudge.at(self.reactor.clock() + 0.01)
-            self.reactor.wake()
-            assert self.reactor.now < limit, "it never came"
-
-    def wakes(self, count: int) -> None:
-        for _ in range(count):
-            self.reactor.call(lambda _now: None)
-            self.reactor.wake()
 
     def join(self, stream: FakeStream) -> socket.socket:
         """A program's socket whose other side is joined to the stream."""
@@ -101,10 +39,7 @@ class Harness:
 
     def close(self) -> None:
         self.endpoints.reset_all()
-        self.reactor.close()
-        self.service.close()
-        for sock in self.opened:
-            sock.close()
+        super().close()
 
 
 @pytest.fixture
@@ -112,32 +47,6 @@ def harness() -> Generator[Harness, None, None]:
     harness = Harness()
     yield harness
     harness.close()
-
-
-def read_all(sock: socket.socket) -> bytes:
-    data = b""
-    while piece := sock.recv(65_536):
-        data += piece
-    return data
-
-
-def fill(sock: socket.socket) -> int:
-    """Write until the kernels take no more; returns how much."""
-    sock.setblocking(False)
-    sent = 0
-    try:
-        while True:
-            sent += sock.send(bytes(1_000_000))
-    except BlockingIOError:
-        return sent
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-# ------------------------------------------------------------------------------------------ TcpEndpoint
 
 
 def test_both_directions_and_both_ends(harness: Harness) -> None:
@@ -266,8 +175,8 @@ def test_a_reset_is_noticed_within_a_second_though_nothing_is_waited_for(harness
     while not stream.resets:
         harness.reactor.wake()
         wakes += 1
+        assert wakes < 10, "it spins"
     assert harness.reactor.clock() - started < 1.0
-    assert wakes < 10
     assert stream.resets == [0]
     assert endpoints.CHECK_EVERY < 1.0
 
@@ -383,152 +292,3 @@ def test_out_of_descriptors_the_stream_is_refused(harness: Harness) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert stream.resets == [REFUSED]
-
-
-# ---------------------------------------------------------------------------------------- StdioEndpoint
-
-
-class Stdio:
-    """A StdioEndpoint on two descriptors."""
-
-    def __init__(self, harness: Harness, fd_in: int, fd_out: int) -> None:
-        self.stream = FakeStream()
-        self.ends: list[bool] = []
-        self.endpoint = StdioEndpoint(harness.reactor, self.stream, fd_in, fd_out, self.ends.append)
-        self.now = harness.reactor.now
-        self.update()
-
-    def update(self) -> None:
-        self.endpoint.update(self.now)
-
-
-def test_stdio_on_pipes(harness: Harness) -> None:
-    in_read, in_write = os.pipe()
-    out_read, out_write = os.pipe()
-    stdio = Stdio(harness, in_read, out_write)
-    os.write(in_write, b"typed")
-    harness.until(lambda: stdio.stream.written == b"typed")
-    os.close(in_write)
-    harness.until(lambda: stdio.stream.finished)
-    stdio.stream.waiting += b"shown"
-    stdio.update()
-    assert os.read(out_read, 100) == b"shown"
-    stdio.stream.ended = True
-    stdio.update()
-    assert os.read(out_read, 100) == b""  # though its number stays taken
-    assert os.get_blocking(out_write)
-    assert os.get_blocking(in_read)
-    assert stdio.ends == [True]
-    for fd in (in_read, out_read, out_write):
-        os.close(fd)
-
-
-def test_stdio_on_one_socket(harness: Harness) -> None:
-    """OpenSSH gives its ProxyCommand one socket as both."""
-    ours, theirs = socket.socketpair()
-    ours.settimeout(10)
-    fd_in, fd_out = os.dup(theirs.fileno()), theirs.detach()
-    stdio = Stdio(harness, fd_in, fd_out)
-    ours.sendall(b"question")
-    harness.until(lambda: stdio.stream.written == b"question")
-    stdio.stream.waiting += b"answer"
-    stdio.stream.ended = True
-    stdio.update()
-    assert read_all(ours) == b"answer"
-    ours.sendall(b"more")
-    harness.until(lambda: stdio.stream.written == b"questionmore")
-    ours.close()
-    harness.until(lambda: stdio.ends == [True])
-    os.close(fd_in)
-    os.close(fd_out)
-
-
-def test_stdio_on_files(harness: Harness, tmp_path: Path) -> None:
-    """A selector refuses files; they are read and written all the same, at no cost while nothing is to be done."""
-    (tmp_path / "in").write_bytes(b"x" * 1_000_000)
-    fd_in = os.open(tmp_path / "in", os.O_RDONLY)
-    fd_out = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
-    stdio = Stdio(harness, fd_in, fd_out)
-    harness.until(lambda: len(stdio.stream.written) == 1_000_000)
-    assert stdio.stream.room == 0
-    assert not stdio.stream.finished
-    harness.wakes(3)
-    stdio.stream.room = 100
-    stdio.update()
-    harness.until(lambda: stdio.stream.finished)
-    stdio.stream.waiting += b"y" * 1_000_000
-    stdio.stream.ended = True
-    stdio.update()
-    harness.until(lambda: stdio.ends == [True])
-    assert (tmp_path / "out").read_bytes() == b"y" * 1_000_000
-    os.close(fd_in)
-    os.close(fd_out)
-
-
-def test_stdin_from_dev_null_ends_at_once(harness: Harness) -> None:
-    fd_in, fd_out = os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
-    stdio = Stdio(harness, fd_in, fd_out)
-    harness.until(lambda: stdio.stream.finished)
-    stdio.endpoint.close()
-    os.close(fd_in)
-    os.close(fd_out)
-
-
-def test_stdio_on_a_terminal_is_left_as_it_was(harness: Harness) -> None:
-    main, sub = os.openpty()
-    fd_out = os.dup(sub)
-    stdio = Stdio(harness, sub, fd_out)
-    os.write(main, b"line\n")
-    harness.until(lambda: stdio.stream.written == b"line\n")
-    assert not os.get_blocking(sub)
-    stdio.endpoint.close()
-    assert os.get_blocking(sub)
-    for fd in (main, sub, fd_out):
-        os.close(fd)
-
-
-def test_a_reader_that_leaves_resets_the_stream(harness: Harness) -> None:
-    in_read, in_write = os.pipe()
-    out_read, out_write = os.pipe()
-    stdio = Stdio(harness, in_read, out_write)
-    os.close(out_read)
-    stdio.stream.waiting += b"nobody reads this"
-    stdio.update()
-    assert stdio.stream.resets == [0]
-    assert stdio.ends == [False]
-    stdio.update()
-    assert stdio.ends == [False]
-    for fd in (in_read, in_write, out_write):
-        os.close(fd)
-
-
-def test_a_reset_stream_ends_stdio_unclean(harness: Harness) -> None:
-    in_read, in_write = os.pipe()
-    out_read, out_write = os.pipe()
-    stdio = Stdio(harness, in_read, out_write)
-    stdio.stream.reset_code = 0
-    stdio.update()
-    assert stdio.ends == [False]
-    for fd in (in_read, in_write, out_read, out_write):
-        os.close(fd)
-
-
-def test_a_slow_reader_of_stdout_is_waited_for(harness: Harness) -> None:
-    in_read, in_write = os.pipe()
-    out_read, out_write = os.pipe()
-    stdio = Stdio(harness, in_read, out_write)
-    stdio.stream.waiting += bytes(1_000_000)
-    stdio.update()
-    assert stdio.stream.readable
-    received = 0
-
-    def taken() -> bool:
-        nonlocal received
-        if select.select([out_read], [], [], 0)[0]:
-            received += len(os.read(out_read, 65_536))
-        return received == 1_000_000
-
-    harness.until(taken)
-    stdio.endpoint.close()
-    for fd in (in_read, in_write, out_read, out_write):
-        os.close(fd)

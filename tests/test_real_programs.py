@@ -10,6 +10,7 @@ import re
 import select
 import shlex
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -54,28 +55,41 @@ def run(command: Sequence[str | Path], tunnel: Tunnel, limit: float = LIMIT) -> 
 @contextmanager
 def daemon(command: Sequence[str | Path], ready: str) -> Generator[re.Match[str], None, None]:
     """A service as a process, killed at the end of the block. Yields the match of `ready` in what it prints."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said: list[str] = []
+    # A group of its own: git's daemon is a child of the process that is started here.
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
     assert process.stdout is not None
     killer = threading.Timer(LIMIT, process.kill)
     killer.start()
-    said: list[str] = []
-    try:
-        for line in process.stdout:
-            said.append(line)
-            if found := re.search(ready, line):
-                killer.cancel()
-                reader = threading.Thread(target=said.extend, args=(process.stdout,), daemon=True)
-                reader.start()
-                yield found
-                return
-        raise AssertionError(f"{command[0]} did not start: {''.join(said)}")
-    except BaseException:
-        sys.stderr.write(f"{command[0]} said:\n{''.join(said)}")
-        raise
-    finally:
-        killer.cancel()
-        process.kill()
-        process.wait()
+    with process.stdout as stdout:
+        reader = threading.Thread(target=said.extend, args=(stdout,), daemon=True)
+        try:
+            for line in stdout:
+                said.append(line)
+                if found := re.search(ready, line):
+                    break
+            else:
+                raise AssertionError(f"{command[0]} did not start")
+            killer.cancel()
+            reader.start()
+            yield found
+        except BaseException:
+            sys.stderr.write(f"{command[0]} said:\n{''.join(said)}")
+            raise
+        finally:
+            killer.cancel()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if reader.ident is not None:
+                reader.join(LIMIT)
 
 
 def free_port() -> int:
@@ -276,11 +290,12 @@ class Repository(NamedTuple):
         git("-C", clone, "fsck", "--full", "--strict")
 
 
-def git(*arguments: str | Path, **options: bytes) -> str:
-    """Run git; what it prints."""
-    return subprocess.run(
-        [program("git"), *arguments], check=True, stdout=subprocess.PIPE, timeout=LIMIT, **options
-    ).stdout.decode().strip()  # fmt: skip
+def git(*arguments: str | Path, given: bytes = b"") -> str:
+    """Run git with `given` on its stdin; what it prints."""
+    command = [program("git"), *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, f"git {arguments} left with exit code {done.returncode}: {done.stderr.decode()}"
+    return done.stdout.decode().strip()
 
 
 @pytest.fixture(scope="module")
@@ -294,14 +309,18 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
         who = f"A U Thor <author@example.org> {1_600_000_000 + number} +0000"
         history += f"commit refs/heads/main\ncommitter {who}\ndata 2\n{number % 10}\n\n".encode()
         history += f"M 100644 inline file-{number % 50}\ndata 20000\n".encode() + dice.randbytes(20_000) + b"\n"
-    git("-C", path, "fast-import", "--quiet", input=bytes(history))
+    git("-C", path, "fast-import", "--quiet", given=bytes(history))
     return Repository(path, git("-C", path, "rev-parse", "main"))
 
 
 def test_git_clones_from_its_daemon(repository: Repository, tmp_path: Path) -> None:
     port = free_port()
-    command = [program("git"), "daemon", "--listen=127.0.0.1", f"--port={port}", "--verbose", "--export-all"]
-    with daemon([*command, repository.path.parent], "Ready to rumble"), Tunnel(f"127.0.0.1:{port}") as tunnel:
+    folder = repository.path.parent
+    where = [f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}"]
+    with (
+        daemon([program("git"), "daemon", *where, "--verbose", "--export-all", folder], "Ready to rumble"),
+        Tunnel(f"127.0.0.1:{port}") as tunnel,
+    ):
         started = time.monotonic()
         run([program("git"), "clone", "-q", f"git://{tunnel.address}/project.git", tmp_path / "clone"], tunnel)
         FIGURES.info("git clone from git daemon: %.2f s", time.monotonic() - started)
@@ -328,7 +347,7 @@ def test_curl_downloads_twenty_files_at_once(tmp_path: Path) -> None:
     site, got = tmp_path / "site", tmp_path / "got"
     site.mkdir()
     expected = {f"file-{number}": write_file(site / f"file-{number}", number * 123_457, number) for number in range(20)}
-    server = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", site, "0"]
+    server = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(site), "0"]
     with daemon(server, r"port ([0-9]+)") as ready, Tunnel(f"127.0.0.1:{ready[1]}") as tunnel:
         started = time.monotonic()
         url = f"http://{tunnel.address}/file-[0-19]"

@@ -1,7 +1,5 @@
 """Carriers' sockets on loopback, with an end that only takes notes."""
 
-import errno
-import logging
 import resource
 import select
 import socket
@@ -10,17 +8,13 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
+from loopback import Harness as LoopbackHarness
+from loopback import fill, read_all, reset
 
 from tcsplitter import net, transport
 from tcsplitter.carrier import Carrier, Kind, Op
-from tcsplitter.errors import ConfigError
-from tcsplitter.log import LimitedLog
-from tcsplitter.net import Listener, Resolver, listen_on
 from tcsplitter.options import Address
-from tcsplitter.reactor import Reactor
 from tcsplitter.transport import Carriers, CarrierSocket, Dialler
-
-LOOPBACK = Address("127.0.0.1", 0)
 
 
 class Notes:
@@ -62,57 +56,37 @@ class Notes:
         self.events.append(("progress", carrier, outstanding))
 
 
-class Harness:
+class Harness(LoopbackHarness):
     """One end's carriers, and a plain listening socket for its other side."""
 
     def __init__(self, client: bool = True) -> None:
-        self.reactor = Reactor()
+        super().__init__()
         self.end = Notes()
-        self.peers: list[socket.socket] = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        port = self.listener.getsockname()[1]
-        dialler = Dialler(self.reactor, Address("127.0.0.1", port), self.end) if client else None
+        dialler = Dialler(self.reactor, Address("127.0.0.1", self.port), self.end) if client else None
         self.carriers = Carriers(self.reactor, self.end, dialler)
 
     def do(self, *actions: tuple[Op, Carrier] | tuple[Op, Carrier, bytes]) -> None:
         self.carriers.execute([(each[0], each[1], each[2] if len(each) == 3 else b"") for each in actions], self.reactor.now)
-
-    def until(self, condition: Callable[[], Any]) -> None:
-        """Serve until the condition holds; not for ever."""
-        limit = self.reactor.clock() + 10
-        nudge = self.reactor.timer(lambda _now: None)
-        while not condition():
-            nudge.at(self.reactor.clock() + 0.01)
-            self.reactor.wake()
-            assert self.reactor.now < limit, "it never came"
-
-    def wakes(self, count: int) -> None:
-        for _ in range(count):
-            self.reactor.call(lambda _now: None)
-            self.reactor.wake()
 
     def connect(self) -> tuple[Carrier, socket.socket]:
         """A carrier that is connected, and the other side of it."""
         carrier = Carrier(Kind.FLING, self.reactor.now)
         if self.carriers.dialler:
             self.do((Op.DIAL, carrier))
-            peer = self.listener.accept()[0]
+            peer = self.service.accept()[0]
             self.until(lambda: ("connected", carrier) in self.end.events)
         else:
-            peer = socket.create_connection(self.listener.getsockname())
-            sock = self.listener.accept()[0]
+            peer = socket.create_connection(self.service.getsockname())
+            sock = self.service.accept()[0]
             sock.setblocking(False)
             self.carriers.accepted(sock, carrier)
         peer.settimeout(10)
-        self.peers.append(peer)
+        self.opened.append(peer)
         return carrier, peer
 
     def close(self) -> None:
         self.carriers.close_all()
-        self.reactor.close()
-        self.listener.close()
-        for peer in self.peers:
-            peer.close()
+        super().close()
 
 
 @pytest.fixture(params=[True, False], ids=["client", "server"])
@@ -142,13 +116,6 @@ def socket_of(carrier: Carrier) -> socket.socket:
     return conn._sock
 
 
-def read_all(peer: socket.socket) -> bytes:
-    data = b""
-    while piece := peer.recv(65_536):
-        data += piece
-    return data
-
-
 def tcp_info(sock: socket.socket, offset: int) -> int:
     """A 32-bit field of struct tcp_info (linux/tcp.h)."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
@@ -162,17 +129,6 @@ def wait_readable(carrier: Carrier) -> None:
 
 def segments_in(sock: socket.socket) -> int:
     return tcp_info(sock, 140)
-
-
-def fill(sock: socket.socket) -> int:
-    """Write until the kernels take no more; returns how much."""
-    sock.setblocking(False)
-    sent = 0
-    try:
-        while True:
-            sent += sock.send(bytes(1_000_000))
-    except BlockingIOError:
-        return sent
 
 
 def is_reset(peer: socket.socket) -> bool:
@@ -194,7 +150,7 @@ def test_a_dialled_carrier_has_nodelay_and_reports_once(client: Harness) -> None
 
 
 def test_a_refused_dial_says_why(client: Harness) -> None:
-    client.listener.close()
+    client.service.close()
     carrier = Carrier(Kind.FLING, 0.0)
     client.do((Op.DIAL, carrier))
     client.until(lambda: client.end.events)
@@ -227,14 +183,14 @@ def test_what_is_written_while_dialling_goes_out_once_connected(client: Harness)
     carrier = Carrier(Kind.FLING, 0.0)
     client.do((Op.DIAL, carrier), (Op.WRITE, carrier, b"hello"), (Op.WRITE, carrier, b" shot"), (Op.SHUT, carrier))
     assert carrier.backlog == 10
-    with client.listener.accept()[0] as peer:
+    with client.service.accept()[0] as peer:
         client.until(lambda: carrier.backlog == 0)
         assert read_all(peer) == b"hello shot"
 
 
 def test_names_are_resolved_without_blocking(client: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    port = client.listener.getsockname()[1]
+    port = client.port
 
     def look_up(address: Address, flags: int) -> list[net.Target]:
         if flags:
@@ -258,7 +214,7 @@ def test_names_are_resolved_without_blocking(client: Harness, monkeypatch: pytes
 
 
 def test_a_failed_dial_goes_on_to_the_next_target(client: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = client.listener.getsockname()[1]
+    port = client.port
     closed = socket.create_server(("127.0.0.1", 0))
     targets = [(socket.AF_INET, ("127.0.0.1", closed.getsockname()[1])), (socket.AF_INET, ("127.0.0.1", port))]
     closed.close()
@@ -270,16 +226,6 @@ def test_a_failed_dial_goes_on_to_the_next_target(client: Harness, monkeypatch: 
     client.do((Op.DIAL, second))
     client.until(lambda: len(client.end.events) == 2)
     assert [event[:2] for event in client.end.events] == [("failed", first), ("connected", second)]
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_numeric_addresses_need_no_look_up(host: str) -> None:
-    reactor = Reactor()
-    resolver = Resolver(reactor, Address(host, 80))
-    assert [sockaddr[:2] for _, sockaddr in resolver.targets] == [(host, 80)]
-    resolver.refresh()
-    assert not resolver._waiting
-    reactor.close()
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -349,8 +295,7 @@ def test_a_progress_report_counts_the_queue_and_the_kernel(either: Harness) -> N
 
 def test_a_write_to_a_broken_carrier_reports_it_lost_once(either: Harness) -> None:
     carrier, peer = either.connect()
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    peer.close()
+    reset(peer)
     either.do((Op.WRITE, carrier, b"shot"), (Op.WRITE, carrier, b"shot"), (Op.SHUT, carrier))
     either.wakes(3)
     assert either.end.events.count(("lost", carrier)) == 1
@@ -401,8 +346,7 @@ def test_a_carrier_that_the_protocol_closed_is_not_read_on(either: Harness) -> N
 
 def test_a_reset_is_reported_as_lost(either: Harness) -> None:
     carrier, peer = either.connect()
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    peer.close()
+    reset(peer)
     either.until(lambda: ("lost", carrier) in either.end.events)
     assert carrier.io is None
 
@@ -548,124 +492,3 @@ def test_nothing_is_reported_after_close(either: Harness) -> None:
     either.wakes(3)
     assert not either.end.received
     assert [event for event in either.end.events if event[0] != "connected"] == []
-
-
-# -------------------------------------------------------------------------------------------- listening
-
-
-@pytest.fixture
-def log() -> LimitedLog:
-    return LimitedLog(logging.getLogger("tcsplitter.test"))
-
-
-def always() -> bool:
-    return True
-
-
-def test_accepted_sockets_have_nodelay_and_do_not_block(log: LimitedLog) -> None:
-    reactor = Reactor()
-    accepted: list[tuple[socket.socket, str]] = []
-    (sock,) = listen_on("--lFling", LOOPBACK, 16)
-    listener = Listener(reactor, sock, lambda each, host, _now: accepted.append((each, host)), always, log)
-    with socket.create_connection(("127.0.0.1", listener.port)):
-        reactor.wake()
-    ((served, host),) = accepted
-    assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
-    assert not served.getblocking()
-    assert host == "127.0.0.1"
-    served.close()
-    listener.close()
-    reactor.close()
-
-
-def test_out_of_descriptors_the_listener_rests_and_logs_once(log: LimitedLog, caplog: pytest.LogCaptureFixture) -> None:
-    reactor = Reactor()
-    accepted: list[socket.socket] = []
-    (sock,) = listen_on("--lFling", LOOPBACK, 16)
-    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), always, log)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.create_connection(("127.0.0.1", listener.port)):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-        try:
-            wakes = 0
-            ends = reactor.clock() + 3.5 * net.ACCEPT_PAUSE
-            while reactor.clock() < ends:
-                reactor.wake()
-                wakes += 1
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert not accepted
-        assert wakes <= 10
-        assert caplog.text.count("cannot accept connections for the moment: Too many open files") == 1
-        while not accepted:
-            reactor.wake()
-    accepted[0].close()
-    listener.close()
-    reactor.close()
-
-
-def test_without_room_nothing_is_accepted(log: LimitedLog) -> None:
-    reactor = Reactor()
-    accepted: list[socket.socket] = []
-    (sock,) = listen_on("--listen", LOOPBACK, 16)
-    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), lambda: len(accepted) < 2, log)
-    programs = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(3)]
-    ends = reactor.clock() + 2.5 * net.ACCEPT_PAUSE
-    while reactor.clock() < ends:
-        reactor.wake()
-    assert len(accepted) == 2
-    accepted.pop().close()
-    while len(accepted) < 2:
-        reactor.wake()
-    for each in (*programs, *accepted):
-        each.close()
-    listener.close()
-    reactor.close()
-
-
-@pytest.mark.parametrize(
-    ("address", "text"),
-    [
-        (Address("192.0.2.1", 0), "this machine has no such address"),
-        (Address("nowhere.invalid", 1), "the name cannot be resolved"),
-    ],
-)
-def test_an_address_that_cannot_be_listened_on(address: Address, text: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^--listen {address}: {text}".replace(".", r"\.")):
-        listen_on("--listen", address, 1)
-
-
-def test_a_busy_port_names_flag_address_and_remedy() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        address = Address("127.0.0.1", holder.getsockname()[1])
-        with pytest.raises(ConfigError, match=f"^--listen {address}: the address is in use; stop the program"):
-            listen_on("--listen", address, 1)
-
-
-def test_accept_errors_of_single_connections_are_passed_over(log: LimitedLog) -> None:
-    reactor = Reactor()
-    (sock,) = listen_on("--lFling", LOOPBACK, 16)
-
-    class Flaky:
-        """Fails once as if a connection had ended before it was accepted."""
-
-        def __init__(self) -> None:
-            self.errors = [ConnectionAbortedError(errno.ECONNABORTED, "aborted")]
-
-        def accept(self) -> tuple[socket.socket, Any]:
-            if self.errors:
-                raise self.errors.pop()
-            return sock.accept()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(sock, name)
-
-    accepted: list[socket.socket] = []
-    listener = Listener(reactor, Flaky(), lambda each, _host, _now: accepted.append(each), always, log)  # type: ignore[arg-type]
-    with socket.create_connection(("127.0.0.1", listener.port)):
-        reactor.wake()
-    assert len(accepted) == 1
-    accepted[0].close()
-    listener.close()
-    reactor.close()
-    assert sock.fileno() == -1

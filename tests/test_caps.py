@@ -1,0 +1,554 @@
+"""Every named cap, at the cap and one beyond it; whoever is beyond it is a client that knows the key and breaks the rules."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from peer import KEY, Peer, Server, fresh_ephemeral, ping, request, reset, stream
+from tcsplitter import client_end, flow, handshake, keyring, newcomers, options, pool, recovery, server_end, session, streams
+from tcsplitter._core import ACK, CLOSE, MAX_SEALED, RESET, STREAM, STREAM_CREDIT, TAG_SIZE, ShotReader, ShotWriter, open_frames
+from tcsplitter.carrier import Action, Carrier, Kind, Op
+from tcsplitter.client_end import MAX_ATTEMPTS, ClientConfig, ClientEnd
+from tcsplitter.flow import SESSION_WINDOW
+from tcsplitter.handshake import NO_SESSION, STATUS_CONTINUES, STATUS_NEW, STATUS_NO_ROOM, Gate, Initiator
+from tcsplitter.keyring import MAX_EPOCH_SHOTS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch
+from tcsplitter.newcomers import MAX_NEWCOMERS, MAX_PER_ADDRESS, Newcomers
+from tcsplitter.options import MAX_PAYLOAD
+from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, Pool
+from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery, SentShot
+from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
+from tcsplitter.outbox import Outbox
+from tcsplitter.scheduler import MAX_CHUNKS
+from tcsplitter.session import MAX_CONTROL, MAX_PARTIAL, MAX_PIECES, MAX_WANT, Session, SessionConfig
+from tcsplitter.streams import INITIAL_WINDOW, MAX_STREAMS, MAX_UNSENT, MAX_WINDOW, TOO_MANY
+
+Frames = list[tuple[Any, ...]]
+MAX_FRAMES = 4_096  # the core does not export it
+
+
+def test_the_caps_are_those_of_the_protocol() -> None:
+    stated: dict[tuple[object, str], int] = {
+        (streams, "INITIAL_WINDOW"): 65_536,
+        (streams, "MAX_WINDOW"): 16 * 2**20,
+        (flow, "SESSION_WINDOW"): 33_554_432,
+        (streams, "MAX_STREAMS"): 16_384,
+        (session, "MAX_PIECES"): 16_384,
+        (session, "MAX_PARTIAL"): 32 * 2**20,
+        (recovery, "MAX_UNACKED_CHUNKS"): 8_192,
+        (newcomers, "MAX_PER_ADDRESS"): 256,
+        (newcomers, "MAX_NEWCOMERS"): 4_096,
+        (server_end, "MAX_PROVISIONAL"): 8,
+        (server_end, "MAX_HELD"): 512 * 2**20,
+        (keyring, "REKEY_SHOTS"): 2**22,
+        (keyring, "REKEY_BYTES"): 2**36,
+        (keyring, "MAX_EPOCH_SHOTS"): 2**24,
+        (handshake, "MAX_SEEN"): 65_536,
+    }
+    assert stated == {key: getattr(*key) for key in stated}
+    assert client_end.ASK_MAX_SECONDS == 5
+    assert (pool.MAX_DIALING, options.MAX_PAYLOAD) == (128, 2**20)
+
+
+# ------------------------------------------------------------------------------------- what a client may send
+
+
+class Rig:
+    """A server, one session of it, and a carrier on which its client can send shot after shot."""
+
+    def __init__(self) -> None:
+        self.server = Server()
+        self.peer = Peer(self.server)
+        self.line = self.peer.carrier()
+        self.session = self.server.end.sessions[self.peer.answer.session_id]
+
+    def send(self, *frames: Callable[[ShotWriter], object]) -> Frames:
+        """One shot; what the server answers, but for acks."""
+        self.peer.send(self.line, *frames)
+        self.server.wait(0.05)
+        return [frame for frame in self.peer.read(self.line) if frame[0] != ACK]
+
+    def acknowledged(self, *frames: Callable[[ShotWriter], object]) -> bool:
+        """Send one shot; whether the server acknowledges it."""
+        number = self.peer.number
+        self.peer.send(self.line, *frames)
+        self.server.wait(0.05)
+        ranges = [r for frame in self.peer.read(self.line) if frame[0] == ACK for r in frame[3]]
+        return any(low <= number <= high for low, high in ranges)
+
+    def ended_by(self, *frames: Callable[[ShotWriter], object]) -> str:
+        """Send one shot; the reason that the server gives for ending the session."""
+        (frame,) = self.send(*frames)
+        assert frame[:2] == (CLOSE, 1)
+        assert not self.peer.alive
+        return str(frame[2])
+
+
+@pytest.mark.parametrize("offset", [0, 1, INITIAL_WINDOW - 1])
+def test_a_streams_first_credit(offset: int) -> None:
+    rig = Rig()
+    room = INITIAL_WINDOW - offset
+    assert rig.send(stream(0, offset, bytes(room))) == []
+    assert rig.peer.alive
+    assert "credit" in rig.ended_by(stream(2, offset, bytes(room + 1)))
+
+
+@pytest.mark.parametrize("offset", [INITIAL_WINDOW, 2**40, 2**62 - 2])
+def test_an_offset_beyond_a_streams_credit(offset: int) -> None:
+    assert "credit" in Rig().ended_by(stream(0, offset, b"x"))
+
+
+def test_the_credit_of_a_session() -> None:
+    rig = Rig()
+    for number in range(SESSION_WINDOW // INITIAL_WINDOW):
+        rig.peer.send(rig.line, stream(2 * number, 0, bytes(INITIAL_WINDOW)))
+    assert rig.peer.alive
+    assert rig.session.held == SESSION_WINDOW
+    assert "credit" in rig.ended_by(stream(SESSION_WINDOW, 0, b"x"))
+
+
+def test_a_final_size_counts_against_the_credit_of_a_session() -> None:
+    rig = Rig()
+    rig.send(reset(0, final_size=SESSION_WINDOW))
+    assert rig.peer.alive
+    rig.send(reset(2, final_size=SESSION_WINDOW))  # the first one's bytes were given back
+    assert rig.peer.alive
+    assert "credit" in rig.ended_by(reset(4, final_size=SESSION_WINDOW + 1))
+
+
+def open_streams(rig: Rig, first: int, count: int) -> Frames:
+    answers: Frames = []
+    numbers = iter(range(first, first + count))
+    while batch := list(itertools.islice(numbers, 256)):
+        answers += rig.send(*[stream(2 * number) for number in batch])
+    return answers
+
+
+def test_open_streams() -> None:
+    rig = Rig()
+    assert open_streams(rig, 0, MAX_STREAMS) == []
+    assert open_streams(rig, MAX_STREAMS, 1) == [(RESET, 2 * MAX_STREAMS, TOO_MANY, 0)]
+    assert rig.peer.alive
+    assert len(rig.server.streams) == MAX_STREAMS
+    rig.send(reset(0), reset(2 * MAX_STREAMS))
+    assert rig.peer.alive
+
+
+def test_streams_that_are_refused_again_and_again_do_not_pile_up() -> None:
+    rig = Rig()
+    open_streams(rig, 0, MAX_STREAMS)
+    open_streams(rig, MAX_STREAMS, 2 * MAX_STREAMS)
+    assert not rig.peer.alive or len(rig.session.streams) <= 2 * MAX_STREAMS
+
+
+def a_gap(number: int) -> Callable[[ShotWriter], object]:
+    """The n-th of pieces of which no two touch: one byte in every other place."""
+    per_stream = INITIAL_WINDOW // 2
+    return stream(2 * (number // per_stream), 2 * (number % per_stream) + 1, b"x")
+
+
+def make_gaps(rig: Rig, count: int) -> None:
+    numbers = iter(range(count))
+    while batch := list(itertools.islice(numbers, 1000)):
+        assert rig.acknowledged(*map(a_gap, batch))
+
+
+def pieces(rig: Rig) -> int:
+    return sum(each.incoming.pieces for each in rig.session.streams)
+
+
+def test_separate_pieces() -> None:
+    rig = Rig()
+    make_gaps(rig, MAX_PIECES - 1)
+    assert rig.acknowledged(a_gap(MAX_PIECES - 1))
+    assert pieces(rig) == MAX_PIECES
+    assert not rig.acknowledged(a_gap(MAX_PIECES))
+    assert pieces(rig) == MAX_PIECES
+    assert rig.acknowledged(stream(0, 0, b"x"))  # what fills a gap is welcome
+    assert pieces(rig) == MAX_PIECES - 1
+    assert rig.acknowledged(a_gap(MAX_PIECES))
+
+
+def test_one_shot_does_not_carry_the_pieces_beyond_their_cap() -> None:
+    rig = Rig()
+    make_gaps(rig, MAX_PIECES - 1)
+    rig.acknowledged(*[a_gap(MAX_PIECES - 1 + number) for number in range(2000)])
+    assert pieces(rig) <= MAX_PIECES
+
+
+def test_shots_that_are_half_there() -> None:
+    rig = Rig()
+    whole = rig.peer.shot(stream(0, 0, bytes(INITIAL_WINDOW)))
+    parts = [whole[:-1]] * (MAX_PARTIAL // len(whole))
+    for part in [*parts, whole[: MAX_PARTIAL - len(parts) * (len(whole) - 1)]]:
+        waiting = rig.peer.carrier()
+        rig.server.feed(waiting, part)
+    end, idle = rig.server.end, rig.line
+    assert rig.session.held == MAX_PARTIAL
+    assert not end.reading_paused
+    assert end.carrier_may_read(idle)
+    one_more = rig.peer.carrier()
+    rig.server.feed(one_more, whole[:1])
+    assert end.reading_paused
+    assert not end.carrier_may_read(idle)
+    assert end.carrier_may_read(one_more)
+    assert end.carrier_may_read(rig.server.connect())  # a newcomer costs next to nothing
+    end.carrier_lost(one_more, rig.server.now)
+    assert not end.reading_paused
+
+
+def test_what_a_server_holds_for_all_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_end, "MAX_HELD", 100_000)
+    rig, server = Rig(), Server()
+    rigs = [(peer, peer.carrier()) for peer in (Peer(server), Peer(server))]
+    for peer, line in rigs:
+        peer.send(line, stream(0, 0, bytes(50_000)))
+    assert not server.end.reading_paused
+    rigs[0][0].send(rigs[0][1], stream(0, 50_000, b"x"))
+    assert server.end.reading_paused
+    assert not server.end.carrier_may_read(rigs[1][1])
+    server.streams[0].consume(1)
+    assert not server.end.reading_paused
+    assert rig.server.end.carrier_may_read(rig.line)
+
+
+def test_the_largest_shot() -> None:
+    rig = Rig()
+    limit = MAX_SEALED - TAG_SIZE
+
+    def fill(writer: ShotWriter) -> None:
+        for number in range(16):
+            writer.stream(2 * number, 0, bytes(INITIAL_WINDOW), False)
+        while writer.size < limit:
+            writer.stream(32, 0, bytes(max(0, min(INITIAL_WINDOW, limit - writer.size - 16))), False)
+
+    assert rig.acknowledged(fill)
+    assert not rig.server.ended
+    header = rig.peer.shot(ping())[:2] + (MAX_SEALED + 1).to_bytes(3, "big") + bytes(8)
+    rig.server.feed(rig.line, header)
+    assert rig.server.ended[rig.line][0] is Op.RESET
+    assert rig.peer.alive
+
+
+def test_frames_in_a_shot() -> None:
+    rig = Rig()
+    assert rig.acknowledged(*[ping()] * MAX_FRAMES)
+    assert "frames" in rig.ended_by(*[ping()] * (MAX_FRAMES + 1))
+
+
+# ------------------------------------------------------------------------------------------------- handshakes
+
+
+def grant(server: Server, psk: bytes = KEY, previous: bytes = NO_SESSION) -> tuple[int, bytes]:
+    """Shake hands; the status and the session that was granted."""
+    peer = Peer(server, psk, previous=previous)
+    return peer.answer.status, peer.answer.session_id
+
+
+def test_provisional_sessions_of_a_key() -> None:
+    other = bytes(range(2, 34))
+    server = Server(keys={"peer": KEY, "other": other})
+    bystander = grant(server, other)[1]
+    granted = [grant(server)[1] for _ in range(MAX_PROVISIONAL)]
+    assert list(server.end.sessions) == [bystander, *granted]
+    granted.append(grant(server)[1])
+    assert list(server.end.sessions) == [bystander, *granted[1:]]
+    server.wait(PROVISIONAL_SECONDS + 0.1)
+    assert not server.end.sessions
+
+
+def test_provisional_epochs_of_a_key() -> None:
+    server = Server()
+    peer = Peer(server)
+    line = peer.carrier()
+    further = [Peer(server, previous=peer.answer.session_id) for _ in range(MAX_PROVISIONAL + 1)]
+    assert {each.answer.status for each in further} == {STATUS_CONTINUES}
+    for oldest, each in enumerate(further):
+        each.number = 1000 + oldest
+        carrier = server.connect()
+        server.feed(carrier, each.hello())
+        assert (carrier.session is None) == (oldest == 0)
+    peer.send(line, ping())
+    assert peer.alive
+    assert not server.ended
+
+
+def test_sessions_of_a_server() -> None:
+    server = Server()
+    for number in range(1, MAX_SESSIONS):
+        name = number.to_bytes(8, "big")
+        server.end.sessions[name] = Session(SessionConfig(False), "peer", Outbox(), server.now)
+    status, name = grant(server)
+    assert status == STATUS_NEW
+    assert grant(server)[0] == STATUS_NO_ROOM
+    assert grant(server, previous=name) == (STATUS_CONTINUES, name)
+    del server.end.sessions[name]
+    assert grant(server)[0] == STATUS_NEW
+
+
+def test_what_an_epoch_seals_before_the_next_handshake() -> None:
+    epoch = Epoch(0, Gate, Gate, 0.0)  # type: ignore[arg-type]
+    for field, limit in (("sealed", REKEY_SHOTS), ("opened", REKEY_SHOTS), ("volume", REKEY_BYTES)):
+        setattr(epoch, field, limit - 1)
+        assert not epoch.worn(0.0)
+        setattr(epoch, field, limit)
+        assert epoch.worn(0.0)
+        setattr(epoch, field, 0)
+    assert not epoch.worn(REKEY_SECONDS - 1)
+    assert epoch.worn(REKEY_SECONDS)
+
+
+def test_what_an_epoch_seals_at_all() -> None:
+    rig = Rig()
+    epoch = rig.session.keys.sealing
+    assert epoch is not None
+    epoch.sealed = MAX_EPOCH_SHOTS - 1
+    assert rig.acknowledged(ping())
+    assert epoch.sealed == MAX_EPOCH_SHOTS
+    assert not rig.acknowledged(ping())
+    assert epoch.sealed == MAX_EPOCH_SHOTS
+
+
+# -------------------------------------------------------------------------------------------------- newcomers
+
+
+def closed(actions: list[Action]) -> list[Carrier]:
+    assert {op for op, _, _ in actions} <= {Op.CLOSE}
+    return [carrier for _, carrier, _ in actions]
+
+
+def test_newcomers_of_one_address() -> None:
+    actions: list[Action] = []
+    book = Newcomers(random.Random(1), actions)
+    bystander = book.accept("192.0.2.1", 0.0)
+    crowd = [book.accept("192.0.2.2", 0.0) for _ in range(MAX_PER_ADDRESS)]
+    assert closed(actions) == []
+    crowd += [book.accept("192.0.2.2", 0.0) for _ in range(10)]
+    assert closed(actions) == crowd[:10]
+    assert book.get(bystander) is not None
+    assert len(book) == MAX_PER_ADDRESS + 1
+
+
+def test_newcomers_in_all() -> None:
+    actions: list[Action] = []
+    book = Newcomers(random.Random(1), actions)
+    crowd = [book.accept(f"198.51.100.{number % 100}", 0.0) for number in range(MAX_NEWCOMERS)]
+    assert closed(actions) == []
+    crowd += [book.accept(f"203.0.113.{number}", 0.0) for number in range(10)]
+    assert closed(actions) == crowd[:10]
+    assert len(book) == MAX_NEWCOMERS
+
+
+def test_both_limits_at_once_cost_one_newcomer() -> None:
+    actions: list[Action] = []
+    book = Newcomers(random.Random(1), actions)
+    full = [book.accept("192.0.2.2", 0.0) for _ in range(MAX_PER_ADDRESS)]
+    for number in range(MAX_NEWCOMERS - MAX_PER_ADDRESS):
+        book.accept(f"198.51.100.{number % 100}", 0.0)
+    book.accept("192.0.2.2", 0.0)
+    assert closed(actions) == full[:1]
+    assert len(book) == MAX_NEWCOMERS
+
+
+def test_carriers_of_sessions_do_not_count_as_newcomers() -> None:
+    rig = Rig()
+    for _ in range(MAX_PER_ADDRESS + 10):
+        rig.peer.carrier()
+    assert not rig.server.ended
+
+
+# ---------------------------------------------------------------------------------- what an end sends of its own
+
+
+class ClientSession:
+    """A client's session that was told its keys, and what it sends on its one carrier."""
+
+    def __init__(self, size: int = 10_000) -> None:
+        server = Server()
+        self.peer = Peer(server)
+        self.outbox = Outbox()
+        self.session = Session(SessionConfig(True, size, 0, reserve=0), "peer", self.outbox, 0.0)
+        self.session.id = self.peer.answer.session_id
+        self.session.keys.install(0, self.peer.sealer, self.peer.opener, 0.0)
+
+        self.session.hello(Carrier(Kind.FLING, 0.0), 25.0, 0.0)
+        self.outbox.take_actions()
+
+    def shots(self) -> list[Frames]:
+        """What it sends now."""
+        self.session.flush(0.0)
+        sent = b"".join(data for op, _, data in self.outbox.take_actions() if op is Op.WRITE)
+        return [open_frames(self.peer.sealer, record[3])[1] for record in ShotReader().feed(sent)]
+
+    def frames(self) -> Frames:
+        return [frame for shot in self.shots() for frame in shot]
+
+
+def test_data_frames_that_are_unacknowledged() -> None:
+    account = Recovery(10_000)
+    account.on_sent(shot_of(0, MAX_UNACKED_CHUNKS - 1), more_waits=True)
+    assert account.may_send()
+    account.on_sent(shot_of(1, 1), more_waits=True)
+    assert not account.may_send()
+    account.on_ack(0, 0.0, [(1, 1)], [], 2, 0.1)
+    assert account.may_send()
+
+
+def shot_of(number: int, chunks: int) -> SentShot:
+    return SentShot(number, 0.0, 1, Carrier(Kind.FLING, 0.0), [None] * chunks, [])  # type: ignore[list-item]
+
+
+def test_sparse_streams_keep_to_the_unacknowledged_frames_too() -> None:
+    client = ClientSession()
+    for _ in range(MAX_STREAMS):
+        client.session.streams.open().write(b"x")
+    assert sum(frame[0] == STREAM for frame in client.frames()) <= MAX_UNACKED_CHUNKS
+
+
+def test_chunks_in_a_shot() -> None:
+    client = ClientSession()
+    for _ in range(MAX_CHUNKS + 1):
+        client.session.streams.open().write(b"x")
+    counts = [sum(frame[0] == STREAM for frame in shot) for shot in client.shots()]
+    assert counts == [MAX_CHUNKS, 1]
+
+
+def test_control_frames_in_a_shot() -> None:
+    client = ClientSession()
+    for _ in range(MAX_CONTROL + 1):
+        each = client.session.streams.open()
+        client.session.queue_control(streams.Control.STREAM_CREDIT, each)
+    counts = [sum(frame[0] == STREAM_CREDIT for frame in shot) for shot in client.shots()]
+    assert counts[0] == MAX_CONTROL
+    assert sum(counts) == MAX_CONTROL + 1
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(10_000, MAX_UNSENT), (MAX_UNSENT, 2 * MAX_UNSENT), (MAX_PAYLOAD, 2 * MAX_PAYLOAD)])
+def test_what_is_read_ahead_from_a_program(size: int, ahead: int) -> None:
+    each = ClientSession(size).session.streams.open()
+    each.raise_send_limit(2**40)
+    each.write(bytes(ahead - 1))
+    assert each.room == 1
+    each.write(b"x")
+    assert each.room == 0
+
+
+def test_the_first_window_holds_the_sender() -> None:
+    client = ClientSession()
+    each = client.session.streams.open()
+    assert each.room == INITIAL_WINDOW
+    each.write(bytes(INITIAL_WINDOW))
+    assert each.room == 0
+    each.write(b"x")
+    assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == INITIAL_WINDOW
+    each.raise_send_limit(INITIAL_WINDOW + 1)
+    client.session.schedule(each)
+    assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == 1
+
+
+def test_the_window_of_a_session_holds_the_sender() -> None:
+    client = ClientSession()
+    opened = [client.session.streams.open() for _ in range(SESSION_WINDOW // INITIAL_WINDOW)]
+    late = client.session.streams.open()
+    for each in opened[1:]:
+        each.write(bytes(INITIAL_WINDOW))
+    opened[0].write(bytes(INITIAL_WINDOW - 1))
+    assert late.room == 1
+    opened[0].write(b"x")
+    assert late.room == 0
+
+
+def test_the_window_of_a_stream_stops_growing() -> None:
+    rig = Rig()
+    offset, limit, granted = 0, INITIAL_WINDOW, []
+    while offset < 4 * MAX_WINDOW:
+        answers: Frames = []
+        while offset < limit:
+            size = min(limit - offset, MAX_PAYLOAD)
+            answers += rig.send(stream(0, offset, bytes(size)))
+            offset += size
+        rig.server.streams[0].consume(rig.server.streams[0].readable)
+        answers += rig.send(ping())
+        limit = max(frame[2] for frame in answers if frame[0] == STREAM_CREDIT)
+        granted.append(limit - offset)
+    assert max(granted) == granted[-1] == MAX_WINDOW
+
+
+def test_idle_carriers_that_an_end_wishes_for() -> None:
+    client = ClientSession(1)
+    client.session.streams.open().write(bytes(INITIAL_WINDOW))
+    client.session.recovery.rate = 1e9
+    assert client.session.want() == MAX_WANT
+
+
+def make_client(burst: int = 1024) -> ClientEnd:
+    return ClientEnd(ClientConfig(burst=burst), "peer", KEY, random.Random(1), 1000.0)
+
+
+def test_handshakes_that_are_unanswered() -> None:
+    client = make_client()
+    asking: dict[Carrier, None] = {}
+    most, now = 0, 1000.0
+    for _ in range(400):
+        now += 0.1
+        client.flush(now)
+        for op, carrier, _ in client.actions():
+            if op is Op.DIAL:
+                client.carrier_connected(carrier, 0.01, now)
+            elif op is Op.WRITE:
+                asking[carrier] = None
+            elif op is Op.RESET:
+                asking.pop(carrier, None)
+        most = max(most, len(asking))
+    assert most == MAX_ATTEMPTS
+
+
+def test_dials_that_are_under_way() -> None:
+    dialled = Pool(4, 60_000, 25.0, random.Random(1), 0.0)
+    for number in range(MAX_DIALING):
+        assert dialled.dials_due(0, 10_000, 60_000, 1.0, 2.0) == MAX_DIALING - number
+        dialled.dialled(Carrier(Kind.FLING, 2.0), 2.0)
+    assert dialled.dials_due(0, 10_000, 60_000, 1.0, 2.0) == 0
+
+
+def test_dials_in_a_second() -> None:
+    dialled = Pool(4, 60_000, 25.0, random.Random(1), 0.0)
+    total, now, step = 0, 0.0, 0.001
+    while now < 2.0:
+        for _ in range(dialled.dials_due(0, 10_000, 60_000, 0.0, now)):
+            carrier = Carrier(Kind.FLING, now)
+            dialled.dialled(carrier, now)
+            dialled.connected(carrier)
+            total += 1
+        now += step
+    assert total == pytest.approx(DIAL_BURST + 2.0 * DIALS_PER_SECOND, rel=0.02)
+    assert total <= DIAL_BURST + 2.0 * DIALS_PER_SECOND
+
+
+@pytest.mark.parametrize("burst", [4, 64, 1024])
+def test_carriers_that_a_pool_grows_to(burst: int) -> None:
+    dialled = Pool(4, burst, 25.0, random.Random(1), 0.0)
+    alive = 0
+    for step in range(400):
+        for _ in range(dialled.dials_due(0, alive, 60_000, 0.01, step * 0.02)):
+            carrier = Carrier(Kind.FLING, 0.0)
+            dialled.dialled(carrier, step * 0.02)
+            dialled.connected(carrier)
+            alive += 1
+    assert alive == burst
+
+
+def test_requests_that_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "MAX_SEEN", 3)
+    gate = Gate({"peer": KEY}, 0.0)
+    messages = [Initiator(KEY, fresh_ephemeral(), request()).message for _ in range(4)]
+    for message in messages[:3]:
+        gate.respond(message, 0.0)
+    with pytest.raises(handshake.NoiseError, match="repeated"):
+        gate.respond(messages[0], 0.0)
+    gate.respond(messages[3], 0.0)
+    gate.respond(messages[0], 0.0)

@@ -1,0 +1,146 @@
+"""Addresses and listening sockets."""
+
+import errno
+import logging
+import resource
+import socket
+from typing import Any
+
+import pytest
+
+from tcsplitter import net
+from tcsplitter.errors import ConfigError
+from tcsplitter.log import LimitedLog
+from tcsplitter.net import Listener, Resolver, listen_on
+from tcsplitter.options import Address
+from tcsplitter.reactor import Reactor
+
+LOOPBACK = Address("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_numeric_addresses_need_no_look_up(host: str) -> None:
+    reactor = Reactor()
+    resolver = Resolver(reactor, Address(host, 80))
+    assert [sockaddr[:2] for _, sockaddr in resolver.targets] == [(host, 80)]
+    resolver.refresh()
+    assert not resolver._waiting
+    reactor.close()
+
+
+@pytest.fixture
+def log() -> LimitedLog:
+    return LimitedLog(logging.getLogger("tcsplitter.test"))
+
+
+def always() -> bool:
+    return True
+
+
+def test_accepted_sockets_have_nodelay_and_do_not_block(log: LimitedLog) -> None:
+    reactor = Reactor()
+    accepted: list[tuple[socket.socket, str]] = []
+    (sock,) = listen_on("--lFling", LOOPBACK, 16)
+    listener = Listener(reactor, sock, lambda each, host, _now: accepted.append((each, host)), always, log)
+    with socket.create_connection(("127.0.0.1", listener.port)):
+        reactor.wake()
+    ((served, host),) = accepted
+    assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    assert not served.getblocking()
+    assert host == "127.0.0.1"
+    served.close()
+    listener.close()
+    reactor.close()
+
+
+def test_out_of_descriptors_the_listener_rests_and_logs_once(log: LimitedLog, caplog: pytest.LogCaptureFixture) -> None:
+    reactor = Reactor()
+    accepted: list[socket.socket] = []
+    (sock,) = listen_on("--lFling", LOOPBACK, 16)
+    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), always, log)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_connection(("127.0.0.1", listener.port)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            wakes = 0
+            ends = reactor.clock() + 3.5 * net.ACCEPT_PAUSE
+            while reactor.clock() < ends:
+                reactor.wake()
+                wakes += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not accepted
+        assert wakes <= 10
+        assert caplog.text.count("cannot accept connections for the moment: Too many open files") == 1
+        while not accepted:
+            reactor.wake()
+    accepted[0].close()
+    listener.close()
+    reactor.close()
+
+
+def test_without_room_nothing_is_accepted(log: LimitedLog) -> None:
+    reactor = Reactor()
+    accepted: list[socket.socket] = []
+    (sock,) = listen_on("--listen", LOOPBACK, 16)
+    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), lambda: len(accepted) < 2, log)
+    programs = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(3)]
+    ends = reactor.clock() + 2.5 * net.ACCEPT_PAUSE
+    while reactor.clock() < ends:
+        reactor.wake()
+    assert len(accepted) == 2
+    accepted.pop().close()
+    while len(accepted) < 2:
+        reactor.wake()
+    for each in (*programs, *accepted):
+        each.close()
+    listener.close()
+    reactor.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (Address("192.0.2.1", 0), "this machine has no such address"),
+        (Address("nowhere.invalid", 1), "the name cannot be resolved"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on(address: Address, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--listen {address}: {text}".replace(".", r"\.")):
+        listen_on("--listen", address, 1)
+
+
+def test_a_busy_port_names_flag_address_and_remedy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = Address("127.0.0.1", holder.getsockname()[1])
+        with pytest.raises(ConfigError, match=f"^--listen {address}: the address is in use; stop the program"):
+            listen_on("--listen", address, 1)
+
+
+def test_accept_errors_of_single_connections_are_passed_over(log: LimitedLog) -> None:
+    reactor = Reactor()
+    (sock,) = listen_on("--lFling", LOOPBACK, 16)
+
+    class Flaky:
+        """Fails once as if a connection had ended before it was accepted."""
+
+        def __init__(self) -> None:
+            self.errors = [ConnectionAbortedError(errno.ECONNABORTED, "aborted")]
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if self.errors:
+                raise self.errors.pop()
+            return sock.accept()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sock, name)
+
+    accepted: list[socket.socket] = []
+    listener = Listener(reactor, Flaky(), lambda each, _host, _now: accepted.append(each), always, log)  # type: ignore[arg-type]
+    with socket.create_connection(("127.0.0.1", listener.port)):
+        reactor.wake()
+    assert len(accepted) == 1
+    accepted[0].close()
+    listener.close()
+    reactor.close()
+    assert sock.fileno() == -1
