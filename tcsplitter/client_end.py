@@ -23,7 +23,7 @@ from tcsplitter.handshake import (
     SessionKeys,
 )
 from tcsplitter.noise import NoiseError
-from tcsplitter.outbox import Outbox
+from tcsplitter.outbox import Note, Outbox
 from tcsplitter.pool import Pool, Random
 from tcsplitter.session import RESERVE, STOPPED, Session, SessionConfig
 from tcsplitter.streams import Control, Stream
@@ -81,7 +81,6 @@ class ClientEnd:
         self._psk = psk
         self._random = random
         self._outbox = Outbox()
-        self._logs: list[tuple[int, str]] = []
         self._pool = Pool(config.conns, config.burst, config.idle, random, now)
         self._attempts: dict[Carrier, _Attempt] = {}
         self._waiting: dict[Carrier, None] = {}
@@ -262,14 +261,14 @@ class ClientEnd:
                 self.session.begin_again()
             elif self.session.id:
                 lost = f"{len(self.session.streams)} open streams are reset"
-                self._logs.append((logging.WARNING, f"the server was restarted: {lost}"))
+                self._outbox.note(logging.WARNING, f"the server was restarted: {lost}")
                 self.session.close(STOPPED, "the server does not know this session")
                 self.session = self._fresh_session(now)
             self.session.id = answer.session_id
         self._instance = answer.instance
         self.session.keys.install(answer.epoch, keys.sealer(), keys.opener(), now)
         if self._trouble or self.session.heard_at == self._started_at:
-            self._logs.append((logging.INFO, "session established" if answer.status == STATUS_NEW else "contact again"))
+            self._outbox.note(logging.INFO, "session established" if answer.status == STATUS_NEW else "contact again")
             self._trouble = ""
         self._pool.revive(now)
         for carrier in list(self._waiting):
@@ -280,7 +279,7 @@ class ClientEnd:
         """Say once what is wrong, and again only if it changes."""
         if text != self._trouble:
             self._trouble = text
-            self._logs.append((logging.WARNING, text))
+            self._outbox.note(logging.WARNING, text)
 
     # ------------------------------------------------------------------------------------ wakes
 
@@ -290,7 +289,7 @@ class ClientEnd:
         if self._stopping or self.failed:
             return
         if self.session.closed:
-            self._logs.append((logging.WARNING, f"the session ended: {self.session.closed}"))
+            self._outbox.note(logging.WARNING, f"the session ended: {self.session.closed}")
             self.session = self._fresh_session(now)
         self._give_up_streams(now)
         self._ping(now)
@@ -309,7 +308,7 @@ class ClientEnd:
             return
         limit = self._config.linger if session.id else PATIENCE_SECONDS
         if now - max(session.heard_at, session.waiting_since) > limit:
-            self._logs.append((logging.WARNING, f"no contact for {limit:g} s: {len(session.streams)} streams are reset"))
+            self._outbox.note(logging.WARNING, f"no contact for {limit:g} s: {len(session.streams)} streams are reset")
             session.close(STOPPED, "no contact")
             self.session = self._fresh_session(now)
 
@@ -368,7 +367,6 @@ class ClientEnd:
         """Streams that the local side has to look at."""
         return self._outbox.take_news()
 
-    def logs(self) -> list[tuple[int, str]]:
-        """Levels of `logging`, and what the user should know."""
-        logs, self._logs = self._logs, []
-        return logs
+    def notes(self) -> list[Note]:
+        """What the user should know."""
+        return self._outbox.take_notes()

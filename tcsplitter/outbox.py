@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tcsplitter.carrier import Action
@@ -10,15 +10,26 @@ if TYPE_CHECKING:
     from tcsplitter.streams import Stream
 
 
+class Note(NamedTuple):
+    """Something that the user should know."""
+
+    level: int
+    """As in `logging`."""
+    text: str
+    key: str
+    """Notes of one key are held back when they come too often; those without one never."""
+
+
 class Outbox:
     """In the order in which it came up. An end has one for all its sessions."""
 
-    __slots__ = ("actions", "news", "touched")
+    __slots__ = ("actions", "news", "notes", "touched")
 
     def __init__(self) -> None:
         self.actions: list[Action] = []
         self.news: dict[Stream, None] = {}
         """Streams whose state changed for the local side."""
+        self.notes: list[Note] = []
         self.touched: dict[Session, None] = {}
         """Sessions that need a flush."""
 
@@ -31,3 +42,11 @@ class Outbox:
         news = list(self.news)
         self.news.clear()
         return news
+
+    def note(self, level: int, text: str, key: str = "") -> None:
+        self.notes.append(Note(level, text, key))
+
+    def take_notes(self) -> list[Note]:
+        notes = self.notes[:]
+        self.notes.clear()
+        return notes

@@ -15,6 +15,7 @@ from tcsplitter.carrier import Action
 from tcsplitter.endpoints import Endpoints
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Listener
+from tcsplitter.outbox import Note
 from tcsplitter.reactor import Reactor
 from tcsplitter.transport import Carriers, Dialler, End
 
@@ -32,7 +33,7 @@ class RunnableEnd(End, Protocol):
     def actions(self) -> list[Action]: ...
     def news(self) -> Sequence[Any]: ...
     def deadline(self) -> float: ...
-    def logs(self) -> list[tuple[int, str]]: ...
+    def notes(self) -> list[Note]: ...
     def stop(self, now: float) -> None: ...
     def clock_jumped(self, now: float) -> None: ...
 
@@ -120,8 +121,11 @@ class Program:
                 break
         else:
             self._deadline.at(now)
-        for level, text in end.logs():
-            self.logger.log(level, text)
+        for note in end.notes():
+            if note.key:
+                self.log.log(note.level, note.key, note.text, now)
+            else:
+                self.logger.log(note.level, note.text)
         self.carriers.settle(now)
         if self.draining:
             self._drain(now)

@@ -29,7 +29,7 @@ from tcsplitter.handshake import (
 )
 from tcsplitter.newcomers import Newcomer, Newcomers
 from tcsplitter.noise import NoiseError
-from tcsplitter.outbox import Outbox
+from tcsplitter.outbox import Note, Outbox
 from tcsplitter.pool import Random
 from tcsplitter.session import RESERVE, STOPPED, Session, SessionConfig
 from tcsplitter.streams import Stream
@@ -79,7 +79,6 @@ class ServerEnd:
         self._timers: list[tuple[float, int, Session]] = []
         self._armed: dict[Session, float] = {}
         self._serial = 0
-        self._logs: list[tuple[int, str]] = []
         self._sweep_at = now + SWEEP_SECONDS
 
     # ------------------------------------------------------------------------------- local side
@@ -188,7 +187,7 @@ class ServerEnd:
             answer, session = self._decide(responder.request, responder.key_name, now)
             message, keys = responder.answer(answer, self._random.randbytes(32))
         except (NoiseError, RemoteProtocolError) as error:
-            self._logs.append((logging.WARNING, f"refused a connection from {newcomer.host}: {error}"))
+            self._outbox.note(logging.WARNING, f"refused a connection from {newcomer.host}: {error}", "refused")
             self._newcomers.discard(carrier)
             return
         if session is not None:
@@ -274,7 +273,7 @@ class ServerEnd:
 
     def _forget(self, session: Session) -> None:
         if self.sessions.pop(session.id, None) is not None:
-            self._logs.append((logging.INFO, f"session of {session.name} ended: {session.closed}"))
+            self._outbox.note(logging.INFO, f"session of {session.name} ended: {session.closed}")
         self._armed.pop(session, None)
 
     def _sweep(self, now: float) -> None:
@@ -302,7 +301,6 @@ class ServerEnd:
         """Streams that the local side has to look at; a new one has no `app`."""
         return self._outbox.take_news()
 
-    def logs(self) -> list[tuple[int, str]]:
-        """Levels of `logging`, and what the user should know."""
-        logs, self._logs = self._logs, []
-        return logs
+    def notes(self) -> list[Note]:
+        """What the user should know."""
+        return self._outbox.take_notes()

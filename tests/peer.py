@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from tcsplitter._core import FINAL, HEADER_SIZE, ShotReader, ShotWriter, open_frames, seal_hello
+from tcsplitter._core import FINAL, ShotReader, ShotWriter, open_frames, seal_hello
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.handshake import ANSWER_SIZE, NO_SESSION, VERSION, Answer, Initiator, Request
 from tcsplitter.server_end import ServerConfig, ServerEnd
@@ -64,7 +64,7 @@ class Server:
                     self.end.carrier_progress(carrier, 0, self.now)
             if not news and not actions:
                 break
-        self.lines += [line for _, line in self.end.logs()]
+        self.lines += [note.text for note in self.end.notes()]
 
     def wait(self, seconds: float) -> None:
         """Let that much time pass, waking up whenever the end asks for it."""
@@ -136,11 +136,6 @@ class Peer:
         taken = self.number if number is None else number
         self.number = taken + 1
         return taken
-
-
-def forge(shot: bytes, number: int) -> bytes:
-    """The same shot with another number in its header, which the tag does not fit."""
-    return shot[:5] + number.to_bytes(8, "big") + shot[HEADER_SIZE:]
 
 
 def stream(stream_id: int, offset: int = 0, data: bytes = b"", fin: bool = False) -> Build:

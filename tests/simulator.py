@@ -44,6 +44,8 @@ class Line:
     """From, to: nothing arrives."""
     rate: float = 0.0
     """Bytes per second and direction; 0: no limit."""
+    replay: float = 0.0
+    """Probability that what a client sent on a connection is recorded and sent again on another one."""
 
 
 class Pipe:
@@ -70,6 +72,7 @@ class Connection:
         doom = rng.choice([0, rng.randrange(200), rng.randrange(12_000)]) if fate < line.freeze + line.cut else None
         freezes = fate < line.freeze
         self.pipes = [Pipe(doom, freezes), Pipe(doom, freezes)]
+        self.recorded = b""
 
     def send(self, side: int, data: bytes) -> None:
         pipe = self.pipes[side]
@@ -114,6 +117,8 @@ class Connection:
         self.pipes[1 - side].undelivered -= len(data)
         carrier = self.sides[side]
         if carrier is not None and not self.gone[side] and data:
+            if side == 1 and self.net.line.replay:
+                self.recorded += data
             self.net.ends[side].carrier_received(carrier, data, self.net.now)
             self.net.settle(side)
 
@@ -141,6 +146,24 @@ class Connection:
             else:
                 self.fin(side)
             self.gone[side] = True
+            if side == 0 and self.net.rng.random() < self.net.line.replay:
+                self.net.after(self.net.rng.random() * 3, partial(self.net.replay, self.recorded))
+
+
+class Replay:
+    """A connection of somebody who has nothing but a recording: it must be answered by nothing."""
+
+    def __init__(self, net: Network) -> None:
+        self.net = net
+
+    def send(self, _side: int, _data: bytes) -> None:
+        raise AssertionError(f"seed {self.net.seed}: a replayed connection was answered")
+
+    def fin(self, _side: int) -> None:
+        raise AssertionError(f"seed {self.net.seed}: a replayed connection was half-closed")
+
+    def close(self, _side: int, reset: bool) -> None:
+        assert not reset, f"seed {self.net.seed}: a replayed connection was reset"
 
 
 class Program:
@@ -316,7 +339,7 @@ class Network:
                 if stream.app is not None:
                     stream.app.update(self.now)
             end.flush(self.now)
-            end.logs()
+            end.notes()
             actions = end.actions()
             for op, carrier, data in actions:
                 self._perform(side, op, carrier, data)
@@ -391,6 +414,13 @@ class Network:
         connection.sides[1] = accepted
         self.client.carrier_connected(carrier, self.now - began, self.now)
         self.settle(0)
+        self.settle(1)
+
+    def replay(self, recorded: bytes) -> None:
+        """Somebody sends again what the server has read before."""
+        carrier = self.server.accepted("198.51.100.1", self.now)
+        carrier.io = Replay(self)
+        self.server.carrier_received(carrier, recorded, self.now)
         self.settle(1)
 
     # programs ---------------------------------------------------------------------

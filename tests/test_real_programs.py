@@ -5,8 +5,8 @@ import hashlib
 import logging
 import os
 import pty
+import queue
 import random
-import re
 import select
 import shlex
 import shutil
@@ -18,12 +18,11 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tunnel import LIMIT, MEGABYTE, Tunnel, blocks
+from tunnel import LIMIT, MEGABYTE, Process, Service, Tunnel, blocks, receive_exactly
 
 FIGURES = logging.getLogger("figures")  # pytest --log-cli-level=INFO shows them
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
@@ -50,46 +49,6 @@ def run(command: Sequence[str | Path], tunnel: Tunnel, limit: float = LIMIT) -> 
     )
     assert done.returncode == 0, f"{command[0]} left with exit code {done.returncode}: {done.stderr.decode()}"
     return done.stdout
-
-
-@contextmanager
-def daemon(command: Sequence[str | Path], ready: str) -> Generator[re.Match[str], None, None]:
-    """A service as a process, killed at the end of the block. Yields the match of `ready` in what it prints."""
-    said: list[str] = []
-    # A group of its own: git's daemon is a child of the process that is started here.
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    killer = threading.Timer(LIMIT, process.kill)
-    killer.start()
-    with process.stdout as stdout:
-        reader = threading.Thread(target=said.extend, args=(stdout,), daemon=True)
-        try:
-            for line in stdout:
-                said.append(line)
-                if found := re.search(ready, line):
-                    break
-            else:
-                raise AssertionError(f"{command[0]} did not start")
-            killer.cancel()
-            reader.start()
-            yield found
-        except BaseException:
-            sys.stderr.write(f"{command[0]} said:\n{''.join(said)}")
-            raise
-        finally:
-            killer.cancel()
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if reader.ident is not None:
-                reader.join(LIMIT)
 
 
 def free_port() -> int:
@@ -132,6 +91,7 @@ class Ssh(NamedTuple):
 
     address: str
     config: Path
+    daemon: Process
 
     def command(self, name: str, *arguments: str) -> list[str]:
         """ssh, scp or sftp with the user's key and the host's."""
@@ -169,8 +129,9 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Generator[Ssh, None, None]:
         BatchMode yes
         LogLevel ERROR
     """)
-    with daemon([sshd, "-D", "-e", "-f", folder / "sshd_config"], f"Server listening on 127.0.0.1 port {port}"):
-        yield Ssh(f"127.0.0.1:{port}", folder / "ssh_config")
+    with Process("sshd", [sshd, "-D", "-e", "-f", folder / "sshd_config"]) as daemon:
+        daemon.wait_for(f"Server listening on 127.0.0.1 port {port}")
+        yield Ssh(f"127.0.0.1:{port}", folder / "ssh_config", daemon)
 
 
 @pytest.mark.ssh
@@ -190,6 +151,41 @@ def test_ssh_runs_commands_over_connect_as_its_proxy_command(ssh: Ssh) -> None:
         FIGURES.info("ssh over connect: %.2f s for one command", time.monotonic() - started)
         size = 10 * MEGABYTE
         assert run([*shell, f"head -c {size} /dev/zero"], tunnel) == bytes(size)
+
+
+@pytest.mark.ssh
+def test_ssh_over_connect_takes_leave_of_sshd(ssh: Ssh) -> None:
+    """ssh hangs its proxy command up when it is done; what it said last has to arrive, or the far side stays logged in."""
+    with Tunnel(ssh.address) as tunnel:
+        shell = ssh.command("ssh", "-o", f"ProxyCommand={shlex.join(tunnel.connect_command)}", "the-host")
+        for _ in range(3):
+            start = len(ssh.daemon.lines)
+            run([*shell, "true"], tunnel)
+            ssh.daemon.wait_for("Received disconnect from", start)
+
+
+def test_connect_delivers_what_was_said_before_the_hangup() -> None:
+    heard: queue.Queue[bytes] = queue.Queue()
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(receive_exactly(sock, 5))
+        heard.put(receive_exactly(sock, 3))
+        assert not sock.recv(1)
+
+    with Service(serve) as service, Tunnel(service.address) as tunnel:
+        connect = subprocess.Popen(
+            tunnel.connect_command, env=tunnel.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        with connect:
+            assert connect.stdin is not None
+            assert connect.stdout is not None
+            connect.stdin.write(b"hello")
+            assert connect.stdout.read(5) == b"hello"
+            connect.stdin.write(b"bye")
+            connect.stdin.close()
+            connect.send_signal(signal.SIGHUP)
+            assert connect.wait(LIMIT) == 0
+        assert heard.get(timeout=LIMIT) == b"bye"
 
 
 class Terminal:
@@ -348,7 +344,7 @@ def test_curl_downloads_twenty_files_at_once(tmp_path: Path) -> None:
     site.mkdir()
     expected = {f"file-{number}": write_file(site / f"file-{number}", number * 123_457, number) for number in range(20)}
     server = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(site), "0"]
-    with daemon(server, r"port ([0-9]+)") as ready, Tunnel(f"127.0.0.1:{ready[1]}") as tunnel:
+    with Process("http.server", server) as daemon, Tunnel(f"127.0.0.1:{daemon.wait_for('port ([0-9]+)')[1]}") as tunnel:
         started = time.monotonic()
         url = f"http://{tunnel.address}/file-[0-19]"
         curl = [program("curl"), "-sSf", "--parallel", "--parallel-immediate", "--parallel-max", "20", "--create-dirs"]

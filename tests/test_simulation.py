@@ -33,6 +33,7 @@ def make_line(rng: random.Random) -> Line:
         split=rng.random() < 0.3,
         outages=[(at := rng.uniform(0, 5), at + rng.choice([0.5, 5, 20]))] if rng.random() < 0.15 else [],
         rate=rng.choice([0.0, 0.0, 125_000.0, 2_500_000.0]),
+        replay=rng.choice([0.0, 0.1]),
     )
 
 

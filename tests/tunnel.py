@@ -12,13 +12,16 @@ import os
 import random
 import re
 import secrets
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
@@ -26,36 +29,82 @@ from tcsplitter.keys import KEY_VARIABLE, generate_key
 
 MEGABYTE = 1_000_000
 LIMIT = 30.0  # seconds that any one step may take
+STOP_LIMIT = 5.0  # seconds from SIGTERM to the exit: the 3 that are promised, and some for a slow machine
 _PIECE = 262_144
 _NOISE = random.Random(6000).randbytes(MEGABYTE - 16)
 
 
-class End:
-    """One end: `tcsplitter ARGUMENTS` as a process, and what it says on stderr. Killed at the end of the block."""
+class Process:
+    """A program and the lines that it prints. It is killed, children included, at the end of the block."""
 
-    def __init__(self, *arguments: str, key: str) -> None:
-        self.name = arguments[0]
+    def __init__(self, name: str, command: Sequence[str | Path], environment: dict[str, str] | None = None) -> None:
+        self.name = name
         self.lines: list[str] = []
         self._said = threading.Condition()
         self._over = False
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tcsplitter", *arguments],
-            env=os.environ | {KEY_VARIABLE: key},
+            command,
+            env=environment,
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> "End":
+    def __enter__(self) -> "Process":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+        if kind is not None:
+            self.show()
+
+    def wait_for(self, pattern: str, start: int = 0) -> re.Match[str]:
+        """The first line from number `start` on in which `pattern` is found; AssertionError if it does not come in time."""
+        ends_at = time.monotonic() + LIMIT
+        with self._said:
+            for number in itertools.count(start):
+                while number >= len(self.lines):
+                    assert not self._over, f"{self.name} ended without saying {pattern!r}"
+                    assert self._said.wait(max(0.0, ends_at - time.monotonic())), f"{self.name} did not say {pattern!r}"
+                if found := re.search(pattern, self.lines[number]):
+                    return found
+        raise AssertionError("not reached: the count has no end")
+
+    def kill(self) -> None:
+        """End it, if it did not end by itself."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._reader.join()
+        self._reader.join(LIMIT)
+
+    def show(self) -> None:
+        """Tell whoever reads the failed test what it said."""
+        said = "".join(f"    {line}\n" for line in self.lines)
+        sys.stderr.write(f"{self.name} left with exit code {self.process.returncode}; it said:\n{said}")
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stdout:
+            for line in stdout:
+                with self._said:
+                    self.lines.append(line.rstrip())
+                    self._said.notify_all()
+        with self._said:
+            self._over = True
+            self._said.notify_all()
+
+
+class End(Process):
+    """One end: `tcsplitter ARGUMENTS`, the first of which is `server` or `client`."""
+
+    def __init__(self, *arguments: str, key: str) -> None:
+        command = [sys.executable, "-m", "tcsplitter", *arguments]
+        super().__init__(f"the {arguments[0]} end", command, os.environ | {KEY_VARIABLE: key})
 
     @property
     def address(self) -> str:
@@ -73,39 +122,16 @@ class End:
         """Open files."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
-    def wait_for(self, pattern: str, limit: float = LIMIT) -> re.Match[str]:
-        """The first line in which `pattern` is found; AssertionError if it does not come within `limit` seconds."""
-        ends_at = time.monotonic() + limit
-        with self._said:
-            for seen in itertools.count():
-                while seen == len(self.lines):
-                    assert not self._over, f"the {self.name} end is gone"
-                    assert self._said.wait(max(0.0, ends_at - time.monotonic())), f"the {self.name} end never said {pattern!r}"
-                if found := re.search(pattern, self.lines[seen]):
-                    return found
-        raise AssertionError("unreachable")
-
     def stop(self) -> None:
-        """SIGTERM, as a service manager does. AssertionError if it does not leave in order within 3 s, or complained."""
+        """SIGTERM, as a service manager does. AssertionError if it does not leave in order, or complained."""
         self.process.terminate()
         try:
-            code = self.process.wait(3 + 2)  # the machine that runs the tests may be slow
+            code = self.process.wait(STOP_LIMIT)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the {self.name} end did not leave after SIGTERM") from None
-        self._reader.join()
-        assert code == 0, f"the {self.name} end left with exit code {code}"
-        assert not [line for line in self.lines if "Traceback" in line], f"the {self.name} end raised an exception"
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as stderr:
-            for line in stderr:
-                with self._said:
-                    self.lines.append(line.rstrip())
-                    self._said.notify_all()
-        with self._said:
-            self._over = True
-            self._said.notify_all()
+            raise AssertionError(f"{self.name} did not leave after SIGTERM") from None
+        self._reader.join(LIMIT)
+        assert code == 0, f"{self.name} left with exit code {code}"
+        assert not [line for line in self.lines if "Traceback" in line], f"{self.name} raised an exception"
 
 
 class Tunnel:
@@ -174,7 +200,7 @@ class Tunnel:
 
     def usage(self) -> str:
         """Memory and descriptors of both ends, for people."""
-        return "; ".join(f"{end.name}: {end.memory / MEGABYTE:.0f} MB, {end.descriptors} descriptors" for end in self.ends)
+        return "; ".join(f"{end.name} {end.memory / MEGABYTE:.0f} MB, {end.descriptors} descriptors" for end in self.ends)
 
     def _start(self, *arguments: str) -> End:
         self.ends.append(End(*arguments, key=self.key))
@@ -189,10 +215,9 @@ class Tunnel:
         self._timer.cancel()
         self._timer.join()
         for end in self.ends:
-            end.__exit__()
+            end.kill()
             if show:
-                said = "".join(f"    {line}\n" for line in end.lines)
-                sys.stderr.write(f"The {end.name} end left with exit code {end.process.returncode}; it said:\n{said}")
+                end.show()
         if show and self._expired:
             sys.stderr.write("The tunnel's limit of time had passed: both ends were killed.\n")
 
