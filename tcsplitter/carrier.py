@@ -56,7 +56,7 @@ class Carrier:
     """
 
     __slots__ = (
-        "ack_by", "backlog", "closed", "eof", "expires_at", "idle_for", "io", "kind", "outstanding", "owes_ack",
+        "ack_by", "backlog", "closed", "eof", "expires_at", "greeting", "idle_for", "io", "kind", "outstanding", "owes_ack",
         "reader", "rx_final", "sent", "session", "tx_final", "tx_left", "used_at",
     )  # fmt: skip
 
@@ -71,6 +71,8 @@ class Carrier:
         self.backlog = 0
         """Bytes that the I/O side could not hand to the kernel yet; kept by the I/O side."""
         self.session: Session | None = None
+        self.greeting = b""
+        """Client: the hello, until it is sent, alone or before the first shot."""
         self.reader = ShotReader()
         self.closed = False
         """The protocol has no more use for it."""

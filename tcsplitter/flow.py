@@ -64,9 +64,9 @@ class ReceiveWindow:
 
     def count(self, fresh: int) -> None:
         """New bytes came. Raises RemoteProtocolError beyond the credit."""
+        if self._received + fresh > self.limit:
+            raise RemoteProtocolError(f"sent {self._received + fresh} bytes in all with a credit of {self.limit}")
         self._received += fresh
-        if self._received > self.limit:
-            raise RemoteProtocolError(f"sent {self._received} bytes in all with a credit of {self.limit}")
 
     def give_back(self, count: int) -> bool:
         """Bytes were consumed; whether the other end should be granted more: when a quarter of the window has come together."""

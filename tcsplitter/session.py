@@ -110,6 +110,8 @@ class Session:
         self._replay = ReplayWindow()
         self._acks = Acks(now)
         self._writer = ShotWriter()
+        self._greeters: list[Carrier] = []
+        """Carriers whose hello waits for the end of the wake, so that it can leave in one segment with a shot."""
         self._control: dict[tuple[Control, Stream | None], None] = {}
         self._scheduler = Scheduler(config.size)
         self._pieces = 0
@@ -139,7 +141,8 @@ class Session:
         self.counters.carriers += 1
         rtt_us = min(int(self.recovery.min_rtt * 1e6), 2**32 - 1)
         hello = seal_hello(epoch.seal, epoch.number, self._take_number(epoch), int(carrier.kind), rtt_us, self.want())
-        self._write(carrier, self.id + hello)
+        carrier.greeting = self.id + hello
+        self._greeters.append(carrier)
 
     def welcome(self, carrier: Carrier, record: tuple[int, int, int, bytes], now: float) -> bool:
         """Server: check the hello of a connection that names this session; adopt the carrier if it is genuine."""
@@ -414,6 +417,7 @@ class Session:
             self._send_waiting()
             self._finish_due()
             self._send_late_ack()
+        self._send_greetings()
 
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""
@@ -515,7 +519,16 @@ class Session:
         self._next_number += 1
         return self._next_number - 1
 
+    def _send_greetings(self) -> None:
+        for carrier in self._greeters:
+            if carrier.greeting and not carrier.closed:
+                self._write(carrier, b"")
+        self._greeters.clear()
+
     def _write(self, carrier: Carrier, data: bytes) -> None:
+        if carrier.greeting:
+            data = carrier.greeting + data
+            carrier.greeting = b""
         self.counters.bytes_sent += len(data)
         self.outbox.actions.append((Op.WRITE, carrier, data))
 

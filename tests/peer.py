@@ -29,7 +29,7 @@ class Server:
         self.end = ServerEnd(ServerConfig(), keys or {"peer": KEY}, random.Random(seed), self.now)
         self.written: defaultdict[Carrier, bytearray] = defaultdict(bytearray)
         self.ended: dict[Carrier, tuple[Op, float]] = {}
-        self.streams: dict[int, Stream] = {}
+        self.opened: list[Stream] = []
         self.lines: list[str] = []
 
     def connect(self, host: str = ELSEWHERE) -> Carrier:
@@ -52,7 +52,7 @@ class Server:
             for stream in news:
                 if stream.app is None:
                     stream.app = self
-                    self.streams[stream.id] = stream
+                    self.opened.append(stream)
             self.end.flush(self.now)
             actions = self.end.actions()
             for op, carrier, data in actions:
@@ -98,6 +98,7 @@ class Peer:
         answer, keys = self.initiator.read_answer(bytes(server.written[carrier]))
         self.answer: Answer = answer
         self.keys = keys
+        self.session = server.end.sessions[answer.session_id]
         self.sealer, self.opener = keys.sealer(), keys.opener()
         self.number = 0
         self.writer = ShotWriter()
@@ -127,6 +128,12 @@ class Peer:
         data = bytes(self.server.written.pop(carrier, b""))
         return [frame for record in ShotReader().feed(data) for frame in open_frames(self.opener, record[3])[1]]
 
+    def stream(self, stream_id: int) -> Stream:
+        """The server's side of an open stream."""
+        found = self.session.streams.get(stream_id)
+        assert found is not None
+        return found
+
     @property
     def alive(self) -> bool:
         """The server still has the session."""
@@ -148,3 +155,15 @@ def reset(stream_id: int, code: int = 0, final_size: int = 0) -> Build:
 
 def ping() -> Build:
     return lambda writer: writer.ping()
+
+
+def credit(total: int) -> Build:
+    return lambda writer: writer.credit(total)
+
+
+def stream_credit(stream_id: int, limit: int) -> Build:
+    return lambda writer: writer.stream_credit(stream_id, limit)
+
+
+def ack(number: int) -> Build:
+    return lambda writer: writer.ack(number, 0, [(number, number)], [])

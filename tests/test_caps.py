@@ -64,7 +64,7 @@ class Rig:
         self.server = Server()
         self.peer = Peer(self.server)
         self.line = self.peer.carrier()
-        self.session = self.server.end.sessions[self.peer.answer.session_id]
+        self.session = self.peer.session
 
     def send(self, *frames: Callable[[ShotWriter], object]) -> Frames:
         """One shot; what the server answers, but for acks."""
@@ -133,7 +133,7 @@ def test_open_streams() -> None:
     assert open_streams(rig, 0, MAX_STREAMS) == []
     assert open_streams(rig, MAX_STREAMS, 1) == [(RESET, 2 * MAX_STREAMS, TOO_MANY, 0)]
     assert rig.peer.alive
-    assert len(rig.server.streams) == MAX_STREAMS
+    assert len(rig.server.opened) == MAX_STREAMS
     rig.send(reset(0), reset(2 * MAX_STREAMS))
     assert rig.peer.alive
 
@@ -211,7 +211,7 @@ def test_what_a_server_holds_for_all_sessions(monkeypatch: pytest.MonkeyPatch) -
     rigs[0][0].send(rigs[0][1], stream(0, 50_000, b"x"))
     assert server.end.reading_paused
     assert not server.end.carrier_may_read(rigs[1][1])
-    server.streams[0].consume(1)
+    rigs[0][0].stream(0).consume(1)
     assert not server.end.reading_paused
     assert rig.server.end.carrier_may_read(rig.line)
 
@@ -245,8 +245,11 @@ def test_frames_in_a_shot() -> None:
 
 def grant(server: Server, psk: bytes = KEY, previous: bytes = NO_SESSION) -> tuple[int, bytes]:
     """Shake hands; the status and the session that was granted."""
-    peer = Peer(server, psk, previous=previous)
-    return peer.answer.status, peer.answer.session_id
+    initiator = Initiator(psk, fresh_ephemeral(), request(previous))
+    carrier = server.connect()
+    server.feed(carrier, initiator.message)
+    answer, _ = initiator.read_answer(bytes(server.written[carrier]))
+    return answer.status, answer.session_id
 
 
 def test_provisional_sessions_of_a_key() -> None:
@@ -471,7 +474,7 @@ def test_the_window_of_a_stream_stops_growing() -> None:
             size = min(limit - offset, MAX_PAYLOAD)
             answers += rig.send(stream(0, offset, bytes(size)))
             offset += size
-        rig.server.streams[0].consume(rig.server.streams[0].readable)
+        rig.peer.stream(0).consume(rig.peer.stream(0).readable)
         answers += rig.send(ping())
         limit = max(frame[2] for frame in answers if frame[0] == STREAM_CREDIT)
         granted.append(limit - offset)

@@ -257,8 +257,8 @@ def test_an_interactive_session_goes_on(ssh: Ssh, seconds: float) -> None:
 
 
 @pytest.mark.ssh
-@pytest.mark.parametrize("size", [30 * MEGABYTE, pytest.param(100 * MEGABYTE, marks=pytest.mark.slow)])
-def test_scp_copies_both_ways(ssh: Ssh, tmp_path: Path, size: int) -> None:
+def test_scp_copies_both_ways(ssh: Ssh, tmp_path: Path) -> None:
+    size = 100 * MEGABYTE
     here, there, back = (tmp_path / name for name in ("here", "there", "back"))
     expected = write_file(here, size, seed=1)
     with Tunnel(ssh.address) as tunnel:
@@ -313,10 +313,9 @@ def test_git_clones_from_its_daemon(repository: Repository, tmp_path: Path) -> N
     port = free_port()
     folder = repository.path.parent
     where = [f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}"]
-    with (
-        daemon([program("git"), "daemon", *where, "--verbose", "--export-all", folder], "Ready to rumble"),
-        Tunnel(f"127.0.0.1:{port}") as tunnel,
-    ):
+    command: list[str | Path] = [program("git"), "daemon", *where, "--verbose", "--export-all", folder]
+    with Process("git daemon", command) as daemon, Tunnel(f"127.0.0.1:{port}") as tunnel:
+        daemon.wait_for("Ready to rumble")
         started = time.monotonic()
         run([program("git"), "clone", "-q", f"git://{tunnel.address}/project.git", tmp_path / "clone"], tunnel)
         FIGURES.info("git clone from git daemon: %.2f s", time.monotonic() - started)
