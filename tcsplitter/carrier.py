@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import deque
 from enum import IntEnum
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tcsplitter._core import ShotReader
-
-if TYPE_CHECKING:
-    from tcsplitter.session import Session
 
 
 class Kind(IntEnum):
@@ -44,6 +41,17 @@ class Op(IntEnum):
 Action = tuple[Op, "Carrier", bytes]
 
 
+class Owner(Protocol):
+    """Who acts on what happens to a carrier; Session."""
+
+    @property
+    def over_cap(self) -> bool: ...
+    def receive(self, carrier: Carrier, data: bytes, now: float) -> None: ...
+    def carrier_eof(self, carrier: Carrier, now: float) -> None: ...
+    def carrier_lost(self, carrier: Carrier, now: float) -> None: ...
+    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None: ...
+
+
 class Carrier:
     """One TCP connection: two halves, each of which ends with a shot marked FINAL.
 
@@ -70,7 +78,7 @@ class Carrier:
         """The I/O side's own object; nothing here looks at it."""
         self.backlog = 0
         """Bytes that the I/O side could not hand to the kernel yet; kept by the I/O side."""
-        self.session: Session | None = None
+        self.session: Owner | None = None
         self.greeting = b""
         """Client: the hello, until it is sent, alone or before the first shot."""
         self.reader = ShotReader()
@@ -114,7 +122,7 @@ class CarrierSet:
         self._reuse = reuse
         self._actions = actions
 
-    def adopt(self, carrier: Carrier, session: Session, idle_for: float, now: float) -> None:
+    def adopt(self, carrier: Carrier, session: Owner, idle_for: float, now: float) -> None:
         """A carrier whose hello was sent or opened: both halves are open."""
         carrier.session = session
         carrier.tx_left = self._reuse or -1

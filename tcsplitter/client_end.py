@@ -81,6 +81,7 @@ class ClientEnd:
         self._psk = psk
         self._random = random
         self._outbox = Outbox()
+        self._touched: dict[Session, None] = {}
         self._pool = Pool(config.conns, config.burst, config.idle, random, now)
         self._attempts: dict[Carrier, _Attempt] = {}
         self._waiting: dict[Carrier, None] = {}
@@ -102,7 +103,8 @@ class ClientEnd:
     def _fresh_session(self, now: float) -> Session:
         config = self._config
         reserve = RESERVE if config.burst or config.conns >= 2 * RESERVE else 0
-        return Session(SessionConfig(True, config.size, config.reuse, config.idle, reserve), self._name, self._outbox, now)
+        session = SessionConfig(True, config.size, config.reuse, config.idle, reserve)
+        return Session(session, self._name, self._outbox, self._touched, now)
 
     # ------------------------------------------------------------------------------- local side
 
@@ -126,13 +128,13 @@ class ClientEnd:
 
     def open_stream(self, now: float) -> Stream:
         """A local program connected."""
-        self.session.now = now
+        self.session.enter(now)
         return self.session.streams.open()
 
     def stop(self, now: float) -> None:
         """End the session; after the next actions the process may exit."""
         self._stopping = True
-        self.session.now = now
+        self.session.enter(now)
         self.session.close(STOPPED, "the client was stopped")
         for carrier in [*self._attempts, *self._waiting]:
             self._reset(carrier)
@@ -140,7 +142,7 @@ class ClientEnd:
     # ------------------------------------------------------------------------------ carrier side
 
     def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
-        self.session.recovery.hint_rtt(dial_seconds, now)
+        self.session.recovery.sample_rtt(dial_seconds, now)
         attempt = self._attempts.get(carrier)
         if attempt is not None:
             attempt.connected = True
@@ -200,6 +202,9 @@ class ClientEnd:
             self._outbox.actions.append((Op.RESET, carrier, b""))
 
     # -------------------------------------------------------------------------------- handshake
+
+    def _unheard_for(self, now: float) -> float:
+        return now - max(self.session.heard_at, self.session.waiting_since)
 
     def _asks(self, now: float) -> bool:
         """Whether a handshake is wanted: for a session, for fresh keys, or to learn whether the session lives."""
@@ -265,6 +270,8 @@ class ClientEnd:
                 self.session.close(STOPPED, "the server does not know this session")
                 self.session = self._fresh_session(now)
             self.session.id = answer.session_id
+        elif self._unheard_for(now) >= STALL_SECONDS:
+            self.session.distrust_idle()
         self._instance = answer.instance
         self.session.keys.install(answer.epoch, keys.sealer(), keys.opener(), now)
         if self._trouble or self.session.heard_at == self._started_at:
@@ -285,7 +292,7 @@ class ClientEnd:
 
     def flush(self, now: float) -> None:
         """Serve what is due, then let the session send."""
-        self._outbox.touched.clear()
+        self._touched.clear()
         if self._stopping or self.failed:
             return
         if self.session.closed:
@@ -326,7 +333,7 @@ class ClientEnd:
             self._ping_gap = min(2 * self._ping_gap, PING_LAST)
             self._ping_at = now + self._ping_gap
             if not session.has_work:
-                session.queue_control(Control.PING)
+                session.streams.queue_control(Control.PING)
 
     def _dial(self, now: float) -> None:
         """Dial what the pool asks for. Without a session that is only the first pool, so that a wrong server is not flooded."""
@@ -346,7 +353,7 @@ class ClientEnd:
 
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""
-        if self._outbox.touched:
+        if self._touched:
             return -inf
         now, session, rtt = self.session.now, self.session, self.session.recovery.rtt
         by = min(session.deadline(), self._pool.deadline(rtt, now), self._ping_at)

@@ -87,10 +87,12 @@ class Newcomers:
             carrier.closed = True
             self._actions.append((Op.CLOSE, carrier, b""))
 
-    def close_overdue(self, now: float) -> None:
-        """Close those whose time is up."""
+    def close_overdue(self, now: float) -> list[Newcomer]:
+        """Close those whose time is up, and return them."""
         if now < self.check_at:
-            return
-        for carrier in [c for c, newcomer in self._all.items() if newcomer.deadline <= now]:
+            return []
+        overdue = [(c, newcomer) for c, newcomer in self._all.items() if newcomer.deadline <= now]
+        for carrier, _ in overdue:
             self.close(carrier)
         self.check_at = min((newcomer.deadline for newcomer in self._all.values()), default=inf)
+        return [newcomer for _, newcomer in overdue]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tcsplitter.carrier import Action
-    from tcsplitter.session import Session
     from tcsplitter.streams import Stream
 
 
@@ -23,15 +22,13 @@ class Note(NamedTuple):
 class Outbox:
     """In the order in which it came up. An end has one for all its sessions."""
 
-    __slots__ = ("actions", "news", "notes", "touched")
+    __slots__ = ("actions", "news", "notes")
 
     def __init__(self) -> None:
         self.actions: list[Action] = []
         self.news: dict[Stream, None] = {}
         """Streams whose state changed for the local side."""
         self.notes: list[Note] = []
-        self.touched: dict[Session, None] = {}
-        """Sessions that need a flush."""
 
     def take_actions(self) -> list[Action]:
         actions = self.actions[:]

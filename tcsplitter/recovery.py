@@ -29,8 +29,8 @@ MAX_PATIENCE = 4.0
 """How far verdicts that proved wrong may stretch LOST_*."""
 DEFAULT_RTT = 0.2
 """Seconds; taken for the RTT until one was measured."""
-MIN_RTT_MEMORY = 30.0
-"""Seconds after which a minimum RTT is forgotten unless it was seen again."""
+MIN_RTT_SECONDS = 15.0
+"""The minimum RTT is that of the current span of so many seconds and of the one before."""
 INITIAL_BYTES, INITIAL_SHOTS = 160_000, 4
 """What may be under way before a rate is known: so many bytes, but at least so many shots; those always may."""
 SMALLEST_SHARE, REGAIN = 0.05, 1.05
@@ -125,8 +125,8 @@ class Recovery:
         self.late_shots = 0
         self.wrong_verdicts = 0
         self._size = size
-        self._min_rtt = inf
-        self._min_rtt_at = 0.0
+        self._min_rtts = [inf, inf]
+        self._min_rtt_since = -inf
         self._delivered = 0
         self._delivered_at = 0.0
         self._rates: deque[tuple[float, float]] = deque()
@@ -141,12 +141,13 @@ class Recovery:
     @property
     def min_rtt(self) -> float:
         """Seconds; 0 while unknown."""
-        return 0.0 if self._min_rtt == inf else self._min_rtt
+        least = min(self._min_rtts)
+        return 0.0 if least == inf else least
 
     @property
     def rtt(self) -> float:
         """The minimum RTT, or a guess."""
-        return DEFAULT_RTT if self._min_rtt == inf else self._min_rtt
+        return self.min_rtt or DEFAULT_RTT
 
     @property
     def lost_after(self) -> float:
@@ -161,11 +162,12 @@ class Recovery:
         """Age at which a shot is late: beyond the path's p95, and beyond what an undisturbed ack needs."""
         return max(1.1 * self.rtt, self.delay.at(0.95))
 
-    def hint_rtt(self, seconds: float, now: float) -> None:
-        """Take over an RTT that was measured elsewhere: the time to dial, or what the hello says."""
-        if seconds < self._min_rtt or now > self._min_rtt_at + MIN_RTT_MEMORY:
-            self._min_rtt = max(seconds, 1e-6)
-            self._min_rtt_at = now
+    def sample_rtt(self, seconds: float, now: float) -> None:
+        """Take an RTT in: that of an ack, the time to dial, or what the hello says."""
+        if now > self._min_rtt_since + MIN_RTT_SECONDS:
+            self._min_rtts = [self._min_rtts[1], inf]
+            self._min_rtt_since = now
+        self._min_rtts[1] = min(self._min_rtts[1], max(seconds, 1e-6))
 
     def rate_at(self, now: float) -> float:
         """Delivery rate, bytes per second; 0 when nothing was delivered of late."""
@@ -234,14 +236,9 @@ class Recovery:
             self._patience = max(1.0, self._patience * 0.999)
         self.delay.add(age)
         if delay is not None:
-            self._sample_rtt(max(age - delay, 1e-6), now)
+            self.sample_rtt(age - delay, now)
         self._sample_rate(shot, now)
         return shot
-
-    def _sample_rtt(self, rtt: float, now: float) -> None:
-        if rtt <= self._min_rtt or now > self._min_rtt_at + MIN_RTT_MEMORY:
-            self._min_rtt = rtt
-            self._min_rtt_at = now
 
     def _sample_rate(self, shot: SentShot, now: float) -> None:
         """Delivery rate since the last delivery before the shot was sent (draft-cheng-iccrg-delivery-rate-estimation)."""

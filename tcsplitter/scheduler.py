@@ -28,14 +28,17 @@ class Scheduler:
     def __init__(self, size: int) -> None:
         self.sparse: deque[Stream] = deque()
         self.bulk: deque[Stream] = deque()
+        self.now = 0.0
+        self.rtt = 0.0
+        """Of the session; it keeps both up to date."""
         self._size = size
 
-    def schedule(self, stream: Stream, rtt: float, now: float) -> None:
+    def schedule(self, stream: Stream) -> None:
         """Let a stream wait for its turn, if it does not already and has something to send."""
         if stream.queue is not None or not stream.wants_to_send:
             return
-        if now - stream.burst_from > max(rtt, MIN_ROUND):
-            stream.burst_from = now
+        if self.now - stream.burst_from > max(self.rtt, MIN_ROUND):
+            stream.burst_from = self.now
             stream.burst_bytes = 0
         stream.queue = self.sparse if stream.burst_bytes + stream.unsent <= self._size else self.bulk
         if stream.lost_chunk_waits:

@@ -74,6 +74,7 @@ class ServerEnd:
         self._instance = random.randbytes(ID_SIZE)
         self._gate = Gate(keys, now)
         self._outbox = Outbox()
+        self._touched: dict[Session, None] = {}
         self._newcomers = Newcomers(random, self._outbox.actions)
         self._provisional: list[_Provisional] = []
         self._timers: list[tuple[float, int, Session]] = []
@@ -105,7 +106,7 @@ class ServerEnd:
     def stop(self, now: float) -> None:
         """End all sessions; after the next actions the process may exit."""
         for session in self.sessions.values():
-            session.now = now
+            session.enter(now)
             session.close(STOPPED, "the server was stopped")
 
     # ------------------------------------------------------------------------------ carrier side
@@ -133,7 +134,7 @@ class ServerEnd:
             carrier.reader = ShotReader(expect_hello=True)
             data = newcomer.received[ID_SIZE:]
             newcomer.received = b""
-        self._read_hello(carrier, newcomer.session, data, now)
+        self._read_hello(carrier, newcomer, newcomer.session, data, now)
 
     def carrier_eof(self, carrier: Carrier, now: float) -> None:
         newcomer = self._newcomers.get(carrier)
@@ -159,22 +160,27 @@ class ServerEnd:
     def clock_jumped(self, now: float) -> None:
         """The machine slept: idle connections are likely dead."""
         for session in self.sessions.values():
-            session.now = now
+            session.enter(now)
             session.distrust_idle()
 
     # -------------------------------------------------------------------------------- newcomers
 
-    def _read_hello(self, carrier: Carrier, session: Session, data: bytes, now: float) -> None:
+    def _refuse(self, carrier: Carrier, newcomer: Newcomer, why: str) -> None:
+        """Say nothing to it, and something to the user."""
+        self._outbox.note(logging.WARNING, f"refused a connection from {newcomer.host}: {why}", "refused")
+        self._newcomers.discard(carrier)
+
+    def _read_hello(self, carrier: Carrier, newcomer: Newcomer, session: Session, data: bytes, now: float) -> None:
         """A newcomer named a session: it becomes a carrier of it if its hello is genuine."""
         try:
             records = carrier.reader.feed(data)
-        except RemoteProtocolError:
-            self._newcomers.discard(carrier)
+        except RemoteProtocolError as error:
+            self._refuse(carrier, newcomer, f"its hello is {error}")
             return
         if not records:
             return
         if session.closed or not session.welcome(carrier, records[0], now):
-            self._newcomers.discard(carrier)
+            self._refuse(carrier, newcomer, "its hello is old, or not genuine")
             return
         self._newcomers.remove(carrier)
         self._provisional = [p for p in self._provisional if p.session is not session or p.epoch != records[0][1]]
@@ -187,8 +193,7 @@ class ServerEnd:
             answer, session = self._decide(responder.request, responder.key_name, now)
             message, keys = responder.answer(answer, self._random.randbytes(32))
         except (NoiseError, RemoteProtocolError) as error:
-            self._outbox.note(logging.WARNING, f"refused a connection from {newcomer.host}: {error}", "refused")
-            self._newcomers.discard(carrier)
+            self._refuse(carrier, newcomer, str(error))
             return
         if session is not None:
             self._grant(session, answer, keys, now)
@@ -217,7 +222,7 @@ class ServerEnd:
     def _fresh_session(self, request: Request, key_name: str, now: float) -> Session:
         reserve = RESERVE if request.burst or request.conns >= 2 * RESERVE else 0
         config = SessionConfig(False, self._config.size, request.reuse, self._config.idle, reserve)
-        session = Session(config, key_name, self._outbox, now)
+        session = Session(config, key_name, self._outbox, self._touched, now)
         while session.id in self.sessions or session.id in (b"", NO_SESSION):
             session.id = self._random.randbytes(ID_SIZE)
         return session
@@ -244,7 +249,10 @@ class ServerEnd:
 
     def flush(self, now: float) -> None:
         """Serve what is due, then let the sessions send that have reason to."""
-        self._newcomers.close_overdue(now)
+        for newcomer in self._newcomers.close_overdue(now):
+            if not (newcomer.discarding or newcomer.answered):
+                why = "it proved no key in time" if newcomer.received or newcomer.session else "it said nothing"
+                self._outbox.note(logging.WARNING, f"closed a connection from {newcomer.host}: {why}", "silent")
         while self._provisional and self._provisional[0].expires_at <= now:
             self._withdraw(self._provisional[0])
         if now >= self._sweep_at:
@@ -253,9 +261,9 @@ class ServerEnd:
             at, _, session = heappop(self._timers)
             if self._armed.get(session) == at:
                 del self._armed[session]
-                self._outbox.touched[session] = None
-        touched = list(self._outbox.touched)
-        self._outbox.touched.clear()
+                self._touched[session] = None
+        touched = list(self._touched)
+        self._touched.clear()
         for session in touched:
             session.flush(now)
             if session.closed:
@@ -286,7 +294,7 @@ class ServerEnd:
 
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""
-        if self._outbox.touched:
+        if self._touched:
             return -inf
         by = min(self._newcomers.check_at, self._timers[0][0] if self._timers else inf)
         if self._provisional:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from logging import WARNING
 from math import inf
 from typing import Any
 
@@ -40,20 +41,17 @@ from tcsplitter._core import (
 from tcsplitter.acks import Acks
 from tcsplitter.carrier import Carrier, CarrierSet, Kind, Op
 from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
-from tcsplitter.flow import ReceiveWindow, SendWindow
 from tcsplitter.keyring import Epoch, Keyring
 from tcsplitter.outbox import Outbox
 from tcsplitter.recovery import Recovery, SentShot
-from tcsplitter.scheduler import Scheduler
 from tcsplitter.stats import Counters
-from tcsplitter.streams import BY_PROGRAM, Control, Stream, StreamTable
+from tcsplitter.streams import Control
+from tcsplitter.table import StreamTable
 
 MAX_PIECES = 16_384
 """Separate pieces held in all reassembly buffers of a session."""
 MAX_PARTIAL = 32 * 1024 * 1024
 """Bytes of shots that have not arrived whole, in all carriers of a session."""
-MAX_CONTROL = 512
-"""Control frames in one shot."""
 RESERVE = 2
 """Idle carriers kept for control frames and sparse streams."""
 MAX_WANT, WANT_SECONDS = 1024, 5.0
@@ -78,16 +76,18 @@ class SessionConfig:
 class Session:
     """The state shared with one other end, over however many carriers."""
 
-    def __init__(self, config: SessionConfig, name: str, outbox: Outbox, now: float) -> None:
+    def __init__(self, config: SessionConfig, name: str, outbox: Outbox, touched: dict[Session, None], now: float) -> None:
         self.config = config
         self.name = name
         """The key's name, for logs."""
         self.id = b""
         self.outbox = outbox
+        self.touched = touched
+        """Sessions that need a flush; an end's."""
         self.carriers = CarrierSet(config.client, config.reuse, outbox.actions)
         self.recovery = Recovery(config.size)
         self.counters = Counters()
-        self.streams = StreamTable(self)
+        self.streams = StreamTable(config.client, config.size, name, outbox.news, self._touch)
         self.closed: str | None = None
         """Why the session ended."""
         self.suspect = False
@@ -98,8 +98,6 @@ class Session:
         """When stream data came last."""
         self.waiting_since = now
         """Since when something is under way or waits to be sent."""
-        self.sending = SendWindow()
-        self.receiving = ReceiveWindow()
         self.keys = Keyring(config.client)
         self.epochs_made = 0
         """Server: how many handshakes were answered for this session."""
@@ -112,18 +110,23 @@ class Session:
         self._writer = ShotWriter()
         self._greeters: list[Carrier] = []
         """Carriers whose hello waits for the end of the wake, so that it can leave in one segment with a shot."""
-        self._control: dict[tuple[Control, Stream | None], None] = {}
-        self._scheduler = Scheduler(config.size)
-        self._pieces = 0
         self._handlers: dict[int, Callable[..., None]] = {
             PING: self._on_ping,
             ACK: self._on_ack,
-            CREDIT: self._on_credit,
-            STREAM_CREDIT: self._on_stream_credit,
+            CREDIT: self.streams.raise_limit,
+            STREAM_CREDIT: self.streams.raise_stream_limit,
             RESET: self._on_reset,
             CLOSE: self._on_close,
             STREAM: self._on_stream,
         }
+
+    def enter(self, now: float) -> None:
+        """Something is about to happen, at this time."""
+        self.now = self.streams.scheduler.now = now
+        self.streams.scheduler.rtt = self.recovery.rtt
+
+    def _touch(self) -> None:
+        self.touched[self] = None
 
     def begin_again(self) -> None:
         """Client: the same server has dropped the session before anything reached it, so all can be sent again in another one."""
@@ -135,7 +138,7 @@ class Session:
 
     def hello(self, carrier: Carrier, idle_for: float, now: float) -> None:
         """Client: greet the server on a fresh connection, which is then idle. Needs keys."""
-        self.now = now
+        self.enter(now)
         epoch = self._sealing_epoch()
         self.carriers.adopt(carrier, self, idle_for, now)
         self.counters.carriers += 1
@@ -146,7 +149,7 @@ class Session:
 
     def welcome(self, carrier: Carrier, record: tuple[int, int, int, bytes], now: float) -> bool:
         """Server: check the hello of a connection that names this session; adopt the carrier if it is genuine."""
-        self.now = now
+        self.enter(now)
         _flags, epoch_number, number, sealed = record
         epoch = self.keys.get(epoch_number)
         if epoch is None or self._replay.check(number) != FRESH:
@@ -159,33 +162,31 @@ class Session:
             return False
         self._acks.add(number)
         if rtt_us:
-            self.recovery.hint_rtt(rtt_us * 1e-6, now)
+            self.recovery.sample_rtt(rtt_us * 1e-6, now)
         self.carriers.adopt(carrier, self, 2 * self.config.idle, now)
         self.counters.carriers += 1
         return True
 
     def receive(self, carrier: Carrier, data: bytes, now: float) -> None:
         """Take what was read from a carrier."""
-        self.now = now
+        self.enter(now)
         try:
             records = self.carriers.feed(carrier, data)
         except RemoteProtocolError:
-            self.counters.shots_refused += 1
-            self._kill(carrier)
+            self._refuse(carrier)
         else:
             self.receive_records(carrier, records, now)
 
     def receive_records(self, carrier: Carrier, records: list[tuple[int, int, int, bytes]], now: float) -> None:
         """Open the shots that arrived whole on a carrier, and act on them."""
-        self.now = now
-        self.outbox.touched[self] = None
+        self.enter(now)
+        self._touch()
         for record in records:
             if carrier.closed or self.closed:
                 return
             try:
                 if not self._receive_shot(carrier, *record):
-                    self.counters.shots_refused += 1
-                    self._kill(carrier)
+                    self._refuse(carrier)
             except RemoteProtocolError as error:
                 self.fail(str(error))
 
@@ -223,7 +224,7 @@ class Session:
             self._peer_want = want
 
     def _act_on(self, carrier: Carrier, number: int, frames: list[tuple[Any, ...]]) -> None:
-        if self._pieces >= MAX_PIECES and not all(map(self._fills_a_gap, frames)):
+        if self.streams.pieces >= MAX_PIECES and not all(map(self._fills_a_gap, frames)):
             self.counters.shots_dropped += 1
             return
         self._acks.add(number)
@@ -249,8 +250,8 @@ class Session:
 
     def carrier_eof(self, carrier: Carrier, now: float) -> None:
         """The other end sent FIN. On a carrier that it finished, or that this end retired, that is its orderly end."""
-        self.now = now
-        self.outbox.touched[self] = None
+        self.enter(now)
+        self._touch()
         carrier.eof = True
         if not carrier.rx_final and (not carrier.tx_final or self._unacknowledged(carrier)):
             self.carrier_lost(carrier, now)
@@ -259,15 +260,15 @@ class Session:
 
     def carrier_lost(self, carrier: Carrier, now: float) -> None:
         """The connection broke: what was sent on it and not acknowledged goes elsewhere."""
-        self.now = now
-        self.outbox.touched[self] = None
+        self.enter(now)
+        self._touch()
         if not carrier.closed:
             self.suspect = True
             self._kill(carrier)
 
     def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
         """The answer to a PROBE: while the send queue shrinks, what is on the carrier is not lost."""
-        self.now = now
+        self.enter(now)
         progress = 0 < outstanding < carrier.outstanding and not carrier.closed
         carrier.outstanding = outstanding
         for shot in self.recovery.overdue(now):
@@ -283,6 +284,12 @@ class Session:
         """Reset all idle carriers: the machine slept, or the path changed."""
         for carrier in list(self.carriers.idle):
             self.carriers.drop(carrier, Op.RESET)
+
+    def _refuse(self, carrier: Carrier) -> None:
+        """What came on a carrier is not from the other end, or damaged."""
+        self.counters.shots_refused += 1
+        self.outbox.note(WARNING, f"session of {self.name}: a connection brought what does not open; it is reset", "shot refused")
+        self._kill(carrier)
 
     def _kill(self, carrier: Carrier) -> None:
         """Reset a carrier that is dead or not to be trusted."""
@@ -300,10 +307,10 @@ class Session:
         self.carriers.suspend(shot.carrier)
         for chunk in shot.chunks:
             if chunk.stream.chunk_lost(chunk):
-                self.schedule(chunk.stream)
+                self.streams.schedule(chunk.stream)
         for kind, stream in shot.control:
             if kind != Control.PING:
-                self.queue_control(kind, stream)
+                self.streams.queue_control(kind, stream)
 
     def _unacknowledged(self, carrier: Carrier) -> bool:
         return any(n in self.recovery.sent or n in self.recovery.lost for n in carrier.sent)
@@ -322,18 +329,6 @@ class Session:
                 if kind == Control.RESET and stream is not None:
                     stream.reset_acked()
 
-    def _on_credit(self, total: int) -> None:
-        if self.sending.raise_limit(total):
-            for stream in self.streams:
-                self.schedule(stream)
-                self.tell(stream)
-
-    def _on_stream_credit(self, stream_id: int, limit: int) -> None:
-        stream = self.streams.known(stream_id)
-        if stream is not None and stream.raise_send_limit(limit):
-            self.schedule(stream)
-            self.tell(stream)
-
     def _on_reset(self, stream_id: int, code: int, final_size: int) -> None:
         stream = self.streams.known(stream_id) or self.streams.accept(stream_id)
         if stream is not None:
@@ -348,36 +343,12 @@ class Session:
     def _on_close(self, code: int, reason: str) -> None:
         self._end(reason or f"the other end closed the session with code {code}")
 
-    # --------------------------------------------------------------------------------- streams
-
-    def tell(self, stream: Stream) -> None:
-        """The local side has to look at this stream."""
-        self.outbox.news[stream] = None
-
-    def schedule(self, stream: Stream) -> None:
-        """A stream may have something to send."""
-        self.outbox.touched[self] = None
-        self._scheduler.schedule(stream, self.recovery.rtt, self.now)
-
-    def queue_control(self, kind: Control, stream: Stream | None = None) -> None:
-        """Have a control frame sent soon."""
-        self.outbox.touched[self] = None
-        self._control[(kind, stream)] = None
-
-    def count_received(self, fresh: int, pieces: int) -> None:
-        """Account for new bytes and pieces of a stream. Raises RemoteProtocolError beyond the session's credit."""
-        self._pieces += pieces
-        self.receiving.count(fresh)
-
-    def return_credit(self, count: int) -> None:
-        """The local program consumed bytes."""
-        if self.receiving.give_back(count):
-            self.queue_control(Control.CREDIT)
+    # ------------------------------------------------------------------------------------ memory
 
     @property
     def held(self) -> int:
         """Bytes received and not consumed by local programs, partial shots included."""
-        return self.receiving.held + self.carriers.partial
+        return self.streams.receiving.held + self.carriers.partial
 
     @property
     def over_cap(self) -> bool:
@@ -389,7 +360,7 @@ class Session:
     @property
     def has_work(self) -> bool:
         """Something is under way or waits to be sent."""
-        return bool(self.recovery.sent or self._control or self._scheduler.sparse or self._scheduler.bulk)
+        return bool(self.recovery.sent or self.streams.urgent or self.streams.scheduler.bulk)
 
     def peer_want(self, now: float) -> int:
         """Idle carriers that the other end wishes to find; what it said long ago it would not say now."""
@@ -398,13 +369,13 @@ class Session:
     def want(self) -> int:
         """Idle carriers that this end wishes to find: what leaves while one is dialled, and what waits now."""
         leaving = 1.25 * self.recovery.rate_at(self.now) * 1.5 * self.recovery.rtt
-        waiting = min(self.sending.unsent, max(0.0, self.recovery.window() - self.recovery.in_flight))
-        payloads = int((leaving + waiting) / self.config.size) + self.sending.lost_chunks + bool(self._scheduler.bulk)
-        return min(MAX_WANT, self.config.reserve + payloads)
+        waiting = min(self.streams.sending.unsent, max(0.0, self.recovery.window() - self.recovery.in_flight))
+        payloads = int((leaving + waiting) / self.config.size) + self.streams.sending.lost_chunks
+        return min(MAX_WANT, self.config.reserve + payloads + bool(self.streams.scheduler.bulk))
 
     def flush(self, now: float) -> None:
         """Serve the timers, then send what may be sent."""
-        self.now = now
+        self.enter(now)
         if now >= self.carriers.check_at:
             self._check_carriers()
         if now >= self.keys.check_at:
@@ -453,8 +424,8 @@ class Session:
 
     def _send_waiting(self) -> None:
         while True:
-            urgent = bool(self._control or self._scheduler.sparse)
-            if not urgent and not (self._scheduler.bulk and self.recovery.may_send()):
+            urgent = self.streams.urgent
+            if not urgent and not (self.streams.scheduler.bulk and self.recovery.may_send()):
                 return
             carrier = self.carriers.take(0 if urgent else self.config.reserve)
             if carrier is None:
@@ -464,8 +435,8 @@ class Session:
     def _send_data(self, carrier: Carrier) -> None:
         """Build one shot of control frames, sparse streams and bulk, in that order, and send it."""
         self._writer.begin(self.want())
-        control = self._write_control()
-        chunks = self._scheduler.fill(self._writer, self.recovery.may_send)
+        control = self.streams.write_control(self._writer)
+        chunks = self.streams.scheduler.fill(self._writer, self.recovery.may_send)
         if not control and not chunks:
             return
         self._acks.write(self._writer, self.now)
@@ -476,29 +447,13 @@ class Session:
         carrier.sent.append(self._next_number)
         shot = SentShot(self._next_number, self.now, self._writer.size, carrier, chunks, control)
         carrier.outstanding += shot.size
-        self.recovery.on_sent(shot, more_waits=bool(self._scheduler.bulk))
+        self.recovery.on_sent(shot, more_waits=bool(self.streams.scheduler.bulk))
         self._seal_on(carrier, final)
         if not final:
             self.carriers.expire(carrier, self.now + self.recovery.give_up_after)
         for chunk in chunks:
             if chunk.stream.unsent < self.config.size:
-                self.tell(chunk.stream)
-
-    def _write_control(self) -> list[tuple[Control, Stream | None]]:
-        """Write the control frames that wait, as things stand now."""
-        control = list(self._control)[:MAX_CONTROL]
-        for item in control:
-            del self._control[item]
-            kind, stream = item
-            if kind == Control.RESET and stream is not None:
-                self._writer.reset(stream.id, stream.sent_reset or BY_PROGRAM, stream.final_size)
-            elif kind == Control.STREAM_CREDIT and stream is not None:
-                self._writer.stream_credit(stream.id, stream.credit_limit)
-            elif kind == Control.CREDIT:
-                self._writer.credit(self.receiving.limit)
-            else:
-                self._writer.ping()
-        return control
+                self.streams.tell(chunk.stream)
 
     def _seal_on(self, carrier: Carrier, final: bool) -> None:
         """Seal the body that was built and send it on this end's half, which it completes if `final`."""
@@ -570,6 +525,5 @@ class Session:
     def _end(self, reason: str) -> None:
         self.closed = reason
         self.streams.abandon()
-        self._control.clear()
         for carrier in list(self.carriers.all):
             self.carriers.drop(carrier, Op.CLOSE)

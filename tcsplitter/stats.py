@@ -15,7 +15,6 @@ class Counters:
     """Carriers that broke, were given up, or could not be trusted."""
     retired: int = 0
     """Carriers closed because nothing needed them."""
-    streams: int = 0
     shots_sent: int = 0
     shots_received: int = 0
     bytes_sent: int = 0

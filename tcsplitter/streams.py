@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tcsplitter._core import RangeSet, RecvBuffer, SendBuffer
+from tcsplitter._core import RecvBuffer, SendBuffer
 from tcsplitter.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from tcsplitter.session import Session
+    from tcsplitter.flow import SendWindow
 
 INITIAL_WINDOW = 65_536
 """Bytes of a stream that may be sent before the other end grants more."""
@@ -19,9 +18,6 @@ MAX_WINDOW = 16 * 1024 * 1024
 """Ceiling of what one stream may have granted and unread, bytes."""
 MAX_UNSENT = 262_144
 """Bytes read from the local program ahead of sending, or two payloads where those are larger."""
-
-MAX_STREAMS = 16_384
-"""Open streams of a session."""
 
 BY_PROGRAM, REFUSED, TOO_MANY, GIVEN_UP = range(4)
 """Codes of RESET."""
@@ -49,6 +45,21 @@ class Chunk:
         self.acked = False
 
 
+class Host(Protocol):
+    """What a stream asks of the session that it belongs to; StreamTable."""
+
+    name: str
+    size: int
+    sending: SendWindow
+
+    def schedule(self, stream: Stream) -> None: ...
+    def queue_control(self, kind: Control, stream: Stream) -> None: ...
+    def tell(self, stream: Stream) -> None: ...
+    def count_received(self, fresh: int, pieces: int) -> None: ...
+    def return_credit(self, count: int) -> None: ...
+    def forget_if_done(self, stream: Stream) -> None: ...
+
+
 def _offset(chunk: Chunk) -> int:
     return chunk.offset
 
@@ -70,12 +81,12 @@ class Stream:
     """
 
     __slots__ = (
-        "_fin_cut", "_finishing", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked", "_returned", "_send_limit",
-        "_session", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming", "queue", "reset_code",
-        "sent_reset",
+        "_fin_cut", "_finishing", "_host", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked", "_returned",
+        "_send_limit", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming", "queue",
+        "reset_code", "sent_reset",
     )  # fmt: skip
 
-    def __init__(self, session: Session, stream_id: int, opened: bool) -> None:
+    def __init__(self, host: Host, stream_id: int, opened: bool) -> None:
         self.id = stream_id
         self.app: Any = None
         """The local side's endpoint; nothing here looks at it."""
@@ -89,7 +100,7 @@ class Stream:
         self.deficit = 0
         self.burst_bytes = 0
         self.burst_from = 0.0
-        self._session = session
+        self._host = host
         self._unsent = SendBuffer()
         self._resend: list[Chunk] = []
         self._pending_chunks = 0
@@ -107,29 +118,29 @@ class Stream:
     @property
     def session_name(self) -> str:
         """The name of the key that the session was made with, for logs."""
-        return self._session.name
+        return self._host.name
 
     @property
     def room(self) -> int:
         """Bytes that may be read from the local program now: what the windows and the read-ahead leave."""
-        if self._finishing or self.sent_reset is not None or self._session.closed:
+        if self._finishing or self.sent_reset is not None:
             return 0
         unsent = len(self._unsent)
-        ahead = max(MAX_UNSENT, 2 * self._session.config.size) - unsent
+        ahead = max(MAX_UNSENT, 2 * self._host.size) - unsent
         window = self._send_limit - self._unsent.offset - unsent
-        return max(0, min(ahead, window, self._session.sending.room))
+        return max(0, min(ahead, window, self._host.sending.room))
 
     def write(self, data: bytes) -> None:
         """Send data that was read from the local program."""
         self._unsent.write(data)
-        self._session.sending.unsent += len(data)
-        self._session.schedule(self)
+        self._host.sending.unsent += len(data)
+        self._host.schedule(self)
 
     def finish(self) -> None:
         """The local program will send nothing more (half-close)."""
         if not self._finishing and self.sent_reset is None:
             self._finishing = True
-            self._session.schedule(self)
+            self._host.schedule(self)
 
     def reset(self, code: int = BY_PROGRAM) -> None:
         """End both directions at once; what was not delivered is dropped."""
@@ -138,8 +149,8 @@ class Stream:
         self.sent_reset = code
         self._drop_outgoing()
         self._drop_incoming(self.incoming.highest)
-        self._session.queue_control(Control.RESET, self)
-        self._session.streams.forget_if_done(self)
+        self._host.queue_control(Control.RESET, self)
+        self._host.forget_if_done(self)
 
     # ---------------------------------------------------------------- the local side: receiving
 
@@ -164,14 +175,14 @@ class Stream:
         self._give_back(incoming.read_offset)
         if incoming.final_size >= 0:
             if incoming.at_end:
-                self._session.streams.forget_if_done(self)
+                self._host.forget_if_done(self)
             return
         sender_was_held = self._limit - incoming.highest < self._window // 4
         if sender_was_held and not incoming.readable and self._window < MAX_WINDOW:
             self._window *= 2
         if incoming.read_offset + self._window - self._limit >= self._window // 2:
             self._limit = incoming.read_offset + self._window
-            self._session.queue_control(Control.STREAM_CREDIT, self)
+            self._host.queue_control(Control.STREAM_CREDIT, self)
 
     # ------------------------------------------------------------------------ the session's side
 
@@ -227,17 +238,17 @@ class Stream:
         """The next chunk of at most `limit` bytes: a lost one first; None if windows or want of data forbid any."""
         while self._resend:
             chunk = self._resend[0]
-            if len(chunk.data) > limit != self._session.config.size and not chunk.acked:
+            if len(chunk.data) > limit != self._host.size and not chunk.acked:
                 return None
             del self._resend[0]
-            self._session.sending.lost_chunks -= 1
+            self._host.sending.lost_chunks -= 1
             if not chunk.acked:
                 return chunk
         if self.sent_reset is not None or self._fin_cut:
             return None
         offset = self._unsent.offset
-        data = self._unsent.take(max(0, min(limit, self._send_limit - offset, self._session.sending.left)))
-        self._session.sending.took(len(data))
+        data = self._unsent.take(max(0, min(limit, self._send_limit - offset, self._host.sending.left)))
+        self._host.sending.took(len(data))
         fin = self._finishing and not len(self._unsent)
         if not data and not fin and self._opened:
             return None
@@ -251,19 +262,19 @@ class Stream:
             chunk.acked = True
             self._pending_chunks -= 1
             if self._fin_cut and not self._pending_chunks:
-                self._session.streams.forget_if_done(self)
+                self._host.forget_if_done(self)
 
     def chunk_lost(self, chunk: Chunk) -> bool:
         """Whether the chunk has to be sent again."""
         if chunk.acked or self.sent_reset is not None:
             return False
         insort(self._resend, chunk, key=_offset)
-        self._session.sending.lost_chunks += 1
+        self._host.sending.lost_chunks += 1
         return True
 
     def reset_acked(self) -> None:
         self._reset_acked = True
-        self._session.streams.forget_if_done(self)
+        self._host.forget_if_done(self)
 
     @property
     def final_size(self) -> int:
@@ -285,14 +296,14 @@ class Stream:
         before = self.incoming.highest
         pieces = self.incoming.pieces
         fresh = self.incoming.insert(offset, data, fin)
-        self._session.count_received(self.incoming.highest - before, self.incoming.pieces - pieces)
+        self._host.count_received(self.incoming.highest - before, self.incoming.pieces - pieces)
         if self.sent_reset is not None:
             self._drop_incoming(self.incoming.highest)
-            self._session.streams.forget_if_done(self)
+            self._host.forget_if_done(self)
         elif fresh or self.incoming.at_end:
-            self._session.tell(self)
+            self._host.tell(self)
         if self.incoming.at_end:
-            self._session.streams.forget_if_done(self)
+            self._host.forget_if_done(self)
 
     def receive_reset(self, code: int, final_size: int) -> None:
         """The other end reset the stream. Raises RemoteProtocolError if the final size contradicts what came before."""
@@ -301,15 +312,15 @@ class Stream:
             raise RemoteProtocolError(f"reset stream {self.id} with a final size that contradicts its data")
         if self.reset_code is not None:
             return
-        self._session.count_received(final_size - incoming.highest, 0)
+        self._host.count_received(final_size - incoming.highest, 0)
         self._drop_incoming(final_size)
         self.reset_code = code
         if self.sent_reset is None and not self._sending_done:
             self.sent_reset = code
             self._drop_outgoing()
-            self._session.queue_control(Control.RESET, self)
-        self._session.tell(self)
-        self._session.streams.forget_if_done(self)
+            self._host.queue_control(Control.RESET, self)
+        self._host.tell(self)
+        self._host.forget_if_done(self)
 
     def abandon(self, code: int) -> None:
         """The session ended: nothing more is sent or received."""
@@ -319,86 +330,19 @@ class Stream:
         self.sent_reset = code
 
     def _drop_outgoing(self) -> None:
-        self._session.sending.unsent -= self._unsent.clear()
-        self._session.sending.lost_chunks -= len(self._resend)
+        self._host.sending.unsent -= self._unsent.clear()
+        self._host.sending.lost_chunks -= len(self._resend)
         self._resend.clear()
         self._opened = True
 
     def _drop_incoming(self, end: int) -> None:
         """Throw away what came and was not consumed; all bytes below `end` count as consumed."""
-        self._session.count_received(0, -self.incoming.pieces)
+        self._host.count_received(0, -self.incoming.pieces)
         self.incoming.clear()
         self._give_back(end)
 
     def _give_back(self, offset: int) -> None:
         """Return to the session's credit all bytes below `offset`."""
         if offset > self._returned:
-            self._session.return_credit(offset - self._returned)
+            self._host.return_credit(offset - self._returned)
             self._returned = offset
-
-
-class StreamTable:
-    """The open streams of a session, and the ids of those that are closed."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._client = session.config.client
-        self._open: dict[int, Stream] = {}
-        self._next_id = 0
-        self._closed = RangeSet()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def __iter__(self) -> Iterator[Stream]:
-        return iter(self._open.values())
-
-    def get(self, stream_id: int) -> Stream | None:
-        return self._open.get(stream_id)
-
-    def open(self) -> Stream:
-        """Client: a new stream."""
-        stream = self._open[self._next_id] = Stream(self._session, self._next_id, opened=False)
-        self._next_id += 2
-        self._session.counters.streams += 1
-        self._session.schedule(stream)
-        return stream
-
-    def known(self, stream_id: int) -> Stream | None:
-        """The stream if it is open. Raises RemoteProtocolError for one of this end's that it has not opened yet."""
-        stream = self._open.get(stream_id)
-        if stream is None and self._opened_here(stream_id) and stream_id >= self._next_id:
-            raise RemoteProtocolError(f"names stream {stream_id}, which this end has not opened")
-        return stream
-
-    def accept(self, stream_id: int) -> Stream | None:
-        """Server: a stream that the client opens; None if it is closed already. One too many is reset."""
-        if self._opened_here(stream_id) or stream_id in self._closed:
-            return None
-        if self._client:
-            raise RemoteProtocolError("opened a stream, which only a client may")
-        full = len(self._open) >= MAX_STREAMS
-        stream = self._open[stream_id] = Stream(self._session, stream_id, opened=True)
-        if full:
-            stream.reset(TOO_MANY)
-        else:
-            self._session.counters.streams += 1
-            self._session.tell(stream)
-        return stream
-
-    def forget_if_done(self, stream: Stream) -> None:
-        """Close a stream whose two directions have ended."""
-        if stream.done and self._open.pop(stream.id, None) is not None:
-            if not self._opened_here(stream.id):
-                self._closed.add(stream.id, stream.id | 1)
-            self._session.tell(stream)
-
-    def abandon(self) -> None:
-        """The session ended."""
-        for stream in list(self._open.values()):
-            stream.abandon(BY_PROGRAM)
-            self._session.tell(stream)
-        self._open.clear()
-
-    def _opened_here(self, stream_id: int) -> bool:
-        return (stream_id & 1 == 0) == self._client

@@ -24,8 +24,9 @@ from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery, SentShot
 from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
 from tcsplitter.outbox import Outbox
 from tcsplitter.scheduler import MAX_CHUNKS
-from tcsplitter.session import MAX_CONTROL, MAX_PARTIAL, MAX_PIECES, MAX_WANT, Session, SessionConfig
-from tcsplitter.streams import INITIAL_WINDOW, MAX_STREAMS, MAX_UNSENT, MAX_WINDOW, TOO_MANY
+from tcsplitter.session import MAX_PARTIAL, MAX_PIECES, MAX_WANT, Session, SessionConfig
+from tcsplitter.streams import INITIAL_WINDOW, MAX_UNSENT, MAX_WINDOW, TOO_MANY
+from tcsplitter.table import MAX_CONTROL, MAX_STREAMS
 
 Frames = list[tuple[Any, ...]]
 MAX_FRAMES = 4_096  # the core does not export it
@@ -36,7 +37,7 @@ def test_the_caps_are_those_of_the_protocol() -> None:
         (streams, "INITIAL_WINDOW"): 65_536,
         (streams, "MAX_WINDOW"): 16 * 2**20,
         (flow, "SESSION_WINDOW"): 33_554_432,
-        (streams, "MAX_STREAMS"): 16_384,
+        (table, "MAX_STREAMS"): 16_384,
         (session, "MAX_PIECES"): 16_384,
         (session, "MAX_PARTIAL"): 32 * 2**20,
         (recovery, "MAX_UNACKED_CHUNKS"): 8_192,
@@ -284,7 +285,7 @@ def test_sessions_of_a_server() -> None:
     server = Server()
     for number in range(1, MAX_SESSIONS):
         name = number.to_bytes(8, "big")
-        server.end.sessions[name] = Session(SessionConfig(False), "peer", Outbox(), server.now)
+        server.end.sessions[name] = Session(SessionConfig(False), "peer", Outbox(), {}, server.now)
     status, name = grant(server)
     assert status == STATUS_NEW
     assert grant(server)[0] == STATUS_NO_ROOM
@@ -374,7 +375,7 @@ class ClientSession:
         server = Server()
         self.peer = Peer(server)
         self.outbox = Outbox()
-        self.session = Session(SessionConfig(True, size, 0, reserve=0), "peer", self.outbox, 0.0)
+        self.session = Session(SessionConfig(True, size, 0, reserve=0), "peer", self.outbox, {}, 0.0)
         self.session.id = self.peer.answer.session_id
         self.session.keys.install(0, self.peer.sealer, self.peer.opener, 0.0)
 
@@ -424,7 +425,7 @@ def test_control_frames_in_a_shot() -> None:
     client = ClientSession()
     for _ in range(MAX_CONTROL + 1):
         each = client.session.streams.open()
-        client.session.queue_control(streams.Control.STREAM_CREDIT, each)
+        client.session.streams.queue_control(streams.Control.STREAM_CREDIT, each)
     counts = [sum(frame[0] == STREAM_CREDIT for frame in shot) for shot in client.shots()]
     assert counts[0] == MAX_CONTROL
     assert sum(counts) == MAX_CONTROL + 1
@@ -449,7 +450,7 @@ def test_the_first_window_holds_the_sender() -> None:
     each.write(b"x")
     assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == INITIAL_WINDOW
     each.raise_send_limit(INITIAL_WINDOW + 1)
-    client.session.schedule(each)
+    client.session.streams.schedule(each)
     assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == 1
 
 

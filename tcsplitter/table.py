@@ -1,0 +1,166 @@
+"""All streams of a session and what they share: ids, turns, windows, and the control frames that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from tcsplitter._core import RangeSet
+from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.flow import ReceiveWindow, SendWindow
+from tcsplitter.scheduler import Scheduler
+from tcsplitter.streams import BY_PROGRAM, TOO_MANY, Control, Stream
+
+if TYPE_CHECKING:
+    from tcsplitter._core import ShotWriter
+
+MAX_STREAMS = 16_384
+"""Open streams of a session."""
+MAX_CONTROL = 512
+"""Control frames in one shot."""
+
+
+class StreamTable:
+    """The open streams, and the ids of those that are closed. It is the `streams.Host` of each."""
+
+    def __init__(self, client: bool, size: int, name: str, news: dict[Stream, None], touch: Callable[[], None]) -> None:
+        self.name = name
+        """The key's name, for logs."""
+        self.size = size
+        """Stream bytes that one payload carries."""
+        self.sending = SendWindow()
+        self.receiving = ReceiveWindow()
+        self.scheduler = Scheduler(size)
+        self.pieces = 0
+        """Separate pieces held in all reassembly buffers."""
+        self.opened = 0
+        """Streams there have been."""
+        self._client = client
+        self._news = news
+        self._touch = touch
+        self._open: dict[int, Stream] = {}
+        self._next_id = 0
+        self._closed = RangeSet()
+        self._control: dict[tuple[Control, Stream | None], None] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(self._open.values())
+
+    def get(self, stream_id: int) -> Stream | None:
+        return self._open.get(stream_id)
+
+    # ---------------------------------------------------------------------- opening and closing
+
+    def open(self) -> Stream:
+        """Client: a new stream."""
+        stream = self._open[self._next_id] = Stream(self, self._next_id, opened=False)
+        self._next_id += 2
+        self.opened += 1
+        self.schedule(stream)
+        return stream
+
+    def known(self, stream_id: int) -> Stream | None:
+        """The stream if it is open. Raises RemoteProtocolError for one of this end's that it has not opened yet."""
+        stream = self._open.get(stream_id)
+        if stream is None and self._opened_here(stream_id) and stream_id >= self._next_id:
+            raise RemoteProtocolError(f"names stream {stream_id}, which this end has not opened")
+        return stream
+
+    def accept(self, stream_id: int) -> Stream | None:
+        """Server: a stream that the client opens; None if it is closed already. One too many is reset."""
+        if self._opened_here(stream_id) or stream_id in self._closed:
+            return None
+        if self._client:
+            raise RemoteProtocolError("opened a stream, which only a client may")
+        full = len(self._open) >= MAX_STREAMS
+        stream = self._open[stream_id] = Stream(self, stream_id, opened=True)
+        if full:
+            stream.reset(TOO_MANY)
+        else:
+            self.opened += 1
+            self.tell(stream)
+        return stream
+
+    def forget_if_done(self, stream: Stream) -> None:
+        """Close a stream whose two directions have ended."""
+        if stream.done and self._open.pop(stream.id, None) is not None:
+            if not self._opened_here(stream.id):
+                self._closed.add(stream.id, stream.id | 1)
+            self.tell(stream)
+
+    def abandon(self) -> None:
+        """The session ended."""
+        for stream in list(self._open.values()):
+            stream.abandon(BY_PROGRAM)
+            self.tell(stream)
+        self._open.clear()
+        self._control.clear()
+
+    def _opened_here(self, stream_id: int) -> bool:
+        return (stream_id & 1 == 0) == self._client
+
+    # ------------------------------------------------------------------------------- being heard
+
+    def tell(self, stream: Stream) -> None:
+        """The local side has to look at this stream."""
+        self._news[stream] = None
+
+    def schedule(self, stream: Stream) -> None:
+        """A stream may have something to send."""
+        self._touch()
+        self.scheduler.schedule(stream)
+
+    def queue_control(self, kind: Control, stream: Stream | None = None) -> None:
+        """Have a control frame sent soon."""
+        self._touch()
+        self._control[(kind, stream)] = None
+
+    @property
+    def urgent(self) -> bool:
+        """Control frames or sparse streams wait."""
+        return bool(self._control or self.scheduler.sparse)
+
+    def write_control(self, writer: ShotWriter) -> list[tuple[Control, Stream | None]]:
+        """Write the control frames that wait to a shot's body, as things stand now."""
+        control = list(self._control)[:MAX_CONTROL]
+        for item in control:
+            del self._control[item]
+            kind, stream = item
+            if kind == Control.RESET and stream is not None:
+                writer.reset(stream.id, stream.sent_reset or BY_PROGRAM, stream.final_size)
+            elif kind == Control.STREAM_CREDIT and stream is not None:
+                writer.stream_credit(stream.id, stream.credit_limit)
+            elif kind == Control.CREDIT:
+                writer.credit(self.receiving.limit)
+            else:
+                writer.ping()
+        return control
+
+    # ----------------------------------------------------------------------------------- windows
+
+    def raise_limit(self, total: int) -> None:
+        """The other end grants more bytes of all streams together."""
+        if self.sending.raise_limit(total):
+            for stream in self._open.values():
+                self.schedule(stream)
+                self.tell(stream)
+
+    def raise_stream_limit(self, stream_id: int, limit: int) -> None:
+        """The other end grants more bytes of one stream."""
+        stream = self.known(stream_id)
+        if stream is not None and stream.raise_send_limit(limit):
+            self.schedule(stream)
+            self.tell(stream)
+
+    def count_received(self, fresh: int, pieces: int) -> None:
+        """Account for new bytes and pieces of a stream. Raises RemoteProtocolError beyond the session's credit."""
+        self.pieces += pieces
+        self.receiving.count(fresh)
+
+    def return_credit(self, count: int) -> None:
+        """The local program consumed bytes."""
+        if self.receiving.give_back(count):
+            self.queue_control(Control.CREDIT)
