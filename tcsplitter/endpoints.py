@@ -40,7 +40,7 @@ class Stream(Protocol):
     def finish(self) -> None: ...
     def reset(self, code: int = ...) -> None: ...
     def peek(self, limit: int) -> list[bytes | memoryview]: ...
-    def consume(self, count: int) -> None: ...
+    def consume(self, count: int, now: float) -> None: ...
 
 
 class Endpoints:
@@ -98,7 +98,7 @@ class TcpEndpoint(Watched):
             self._read()
         self.update(now)
 
-    def update(self, _now: float) -> None:
+    def update(self, now: float) -> None:
         """Do what the stream's state asks for."""
         if self.closed:
             return
@@ -107,7 +107,7 @@ class TcpEndpoint(Watched):
             self.abort()
             return
         if stream.readable:
-            self._write()
+            self._write(now)
         if stream.at_end and not (self._shut or self.closed):
             self._shut_down()
         if self.closed:
@@ -146,7 +146,7 @@ class TcpEndpoint(Watched):
             self._eof = True
             self._stream.finish()
 
-    def _write(self) -> None:
+    def _write(self, now: float) -> None:
         stream = self._stream
         budget = WRITE_LIMIT
         while budget > 0 and stream.readable:
@@ -158,7 +158,7 @@ class TcpEndpoint(Watched):
             except OSError:
                 self._broke()
                 return
-            stream.consume(sent)
+            stream.consume(sent, now)
             budget -= sent
 
     def _shut_down(self) -> None:
@@ -301,7 +301,7 @@ class StdioEndpoint:
             self._read()
         self.update(now)
 
-    def update(self, _now: float) -> None:
+    def update(self, now: float) -> None:
         """Do what the stream's state asks for."""
         if self.closed:
             return
@@ -310,7 +310,7 @@ class StdioEndpoint:
             self._end(clean=False)
             return
         if stream.readable:
-            self._write()
+            self._write(now)
         if self.closed:
             return
         if stream.at_end and not self._shut:
@@ -347,7 +347,7 @@ class StdioEndpoint:
             self._eof = True
             self._stream.finish()
 
-    def _write(self) -> None:
+    def _write(self, now: float) -> None:
         stream = self._stream
         budget = WRITE_LIMIT
         while budget > 0 and stream.readable:
@@ -358,7 +358,7 @@ class StdioEndpoint:
             except OSError:
                 self._broke()
                 return
-            stream.consume(sent)
+            stream.consume(sent, now)
             budget -= sent
 
     def _shut_down(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from enum import IntEnum
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tcsplitter._core import RecvBuffer, SendBuffer
@@ -16,6 +17,8 @@ INITIAL_WINDOW = 65_536
 """Bytes of a stream that may be sent before the other end grants more."""
 MAX_WINDOW = 16 * 1024 * 1024
 """Ceiling of what one stream may have granted and unread, bytes."""
+GROWTH_RTTS, GROWTH_SECONDS = 2.0, 0.01
+"""A window whose half is consumed in less than the larger of these is too small."""
 MAX_UNSENT = 262_144
 """Bytes read from the local program ahead of sending, or two payloads where those are larger."""
 
@@ -52,6 +55,8 @@ class Host(Protocol):
     size: int
     sending: SendWindow
 
+    @property
+    def rtt(self) -> float: ...
     def schedule(self, stream: Stream) -> None: ...
     def queue_control(self, kind: Control, stream: Stream) -> None: ...
     def tell(self, stream: Stream) -> None: ...
@@ -81,8 +86,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_fin_cut", "_finishing", "_host", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked", "_returned",
-        "_send_limit", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming", "queue",
+        "_fin_cut", "_finishing", "_granted_at", "_host", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked",
+        "_returned", "_send_limit", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming", "queue",
         "reset_code", "sent_reset",
     )  # fmt: skip
 
@@ -111,6 +116,7 @@ class Stream:
         self._send_limit = INITIAL_WINDOW
         self._window = INITIAL_WINDOW
         self._limit = INITIAL_WINDOW
+        self._granted_at = -inf
         self._returned = 0
 
     # ------------------------------------------------------------------ the local side: sending
@@ -168,8 +174,11 @@ class Stream:
         """The other side finished, and all it sent was consumed."""
         return self.incoming.at_end
 
-    def consume(self, count: int) -> None:
-        """The local program took `count` bytes: grant as many more, and a larger window if it keeps up with the sender."""
+    def consume(self, count: int, now: float) -> None:
+        """The local program took `count` bytes: grant as many more when half a window has come together.
+
+        The window doubles when that took less than two RTTs: then it holds the sender, and the reader keeps up.
+        """
         incoming = self.incoming
         incoming.consume(count)
         self._give_back(incoming.read_offset)
@@ -177,10 +186,10 @@ class Stream:
             if incoming.at_end:
                 self._host.forget_if_done(self)
             return
-        sender_was_held = self._limit - incoming.highest < self._window // 4
-        if sender_was_held and not incoming.readable and self._window < MAX_WINDOW:
-            self._window *= 2
         if incoming.read_offset + self._window - self._limit >= self._window // 2:
+            if now - self._granted_at < max(GROWTH_RTTS * self._host.rtt, GROWTH_SECONDS) and self._window < MAX_WINDOW:
+                self._window *= 2
+            self._granted_at = now
             self._limit = incoming.read_offset + self._window
             self._host.queue_control(Control.STREAM_CREDIT, self)
 

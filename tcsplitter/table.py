@@ -104,6 +104,10 @@ class StreamTable:
 
     # ------------------------------------------------------------------------------- being heard
 
+    @property
+    def rtt(self) -> float:
+        return self.scheduler.rtt
+
     def tell(self, stream: Stream) -> None:
         """The local side has to look at this stream."""
         self._news[stream] = None

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from peer import fresh_ephemeral, request
+
 from tcsplitter._core import HEADER_SIZE, HELLO, MAX_HELLO_SEALED, seal_hello
 from tcsplitter.handshake import ID_SIZE, Initiator
 

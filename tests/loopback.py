@@ -81,7 +81,7 @@ class FakeStream:
         half = min(limit, len(self.waiting)) // 2
         return [bytes(self.waiting[:half]), memoryview(bytes(self.waiting[half:limit]))]
 
-    def consume(self, count: int) -> None:
+    def consume(self, count: int, _now: float = 0.0) -> None:
         assert count <= len(self.waiting)
         del self.waiting[:count]
 

@@ -195,7 +195,7 @@ class Program:
             for buffer in self.stream.peek(1 << 16):
                 self.received.update(buffer)
                 self.count += len(buffer)
-                self.stream.consume(len(buffer))
+                self.stream.consume(len(buffer), self.net.now)
             if self.net.rng.random() < self.plan.slow:
                 self._pause()
                 return

@@ -8,9 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from peer import KEY, Peer, Server, fresh_ephemeral, ping, request, reset, stream
-from tcsplitter import client_end, flow, handshake, keyring, newcomers, options, pool, recovery, server_end, session, streams
+
+from tcsplitter import (
+    client_end,
+    flow,
+    handshake,
+    keyring,
+    newcomers,
+    options,
+    pool,
+    recovery,
+    server_end,
+    session,
+    streams,
+    table,
+)
 from tcsplitter._core import ACK, CLOSE, MAX_SEALED, RESET, STREAM, STREAM_CREDIT, TAG_SIZE, ShotReader, ShotWriter, open_frames
 from tcsplitter.carrier import Action, Carrier, Kind, Op
 from tcsplitter.client_end import MAX_ATTEMPTS, ClientConfig, ClientEnd
@@ -18,12 +31,13 @@ from tcsplitter.flow import SESSION_WINDOW
 from tcsplitter.handshake import NO_SESSION, STATUS_CONTINUES, STATUS_NEW, STATUS_NO_ROOM, Gate, Initiator
 from tcsplitter.keyring import MAX_EPOCH_SHOTS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch
 from tcsplitter.newcomers import MAX_NEWCOMERS, MAX_PER_ADDRESS, Newcomers
+from tcsplitter.noise import NoiseError
 from tcsplitter.options import MAX_PAYLOAD
+from tcsplitter.outbox import Outbox
 from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, Pool
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery, SentShot
-from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
-from tcsplitter.outbox import Outbox
 from tcsplitter.scheduler import MAX_CHUNKS
+from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
 from tcsplitter.session import MAX_PARTIAL, MAX_PIECES, MAX_WANT, Session, SessionConfig
 from tcsplitter.streams import INITIAL_WINDOW, MAX_UNSENT, MAX_WINDOW, TOO_MANY
 from tcsplitter.table import MAX_CONTROL, MAX_STREAMS
@@ -212,7 +226,7 @@ def test_what_a_server_holds_for_all_sessions(monkeypatch: pytest.MonkeyPatch) -
     rigs[0][0].send(rigs[0][1], stream(0, 50_000, b"x"))
     assert server.end.reading_paused
     assert not server.end.carrier_may_read(rigs[1][1])
-    rigs[0][0].stream(0).consume(1)
+    rigs[0][0].stream(0).consume(1, 0.0)
     assert not server.end.reading_paused
     assert rig.server.end.carrier_may_read(rig.line)
 
@@ -475,7 +489,7 @@ def test_the_window_of_a_stream_stops_growing() -> None:
             size = min(limit - offset, MAX_PAYLOAD)
             answers += rig.send(stream(0, offset, bytes(size)))
             offset += size
-        rig.peer.stream(0).consume(rig.peer.stream(0).readable)
+        rig.peer.stream(0).consume(rig.peer.stream(0).readable, 0.0)
         answers += rig.send(ping())
         limit = max(frame[2] for frame in answers if frame[0] == STREAM_CREDIT)
         granted.append(limit - offset)
@@ -552,7 +566,7 @@ def test_requests_that_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     messages = [Initiator(KEY, fresh_ephemeral(), request()).message for _ in range(4)]
     for message in messages[:3]:
         gate.respond(message, 0.0)
-    with pytest.raises(handshake.NoiseError, match="repeated"):
+    with pytest.raises(NoiseError, match="repeated"):
         gate.respond(messages[0], 0.0)
     gate.respond(messages[3], 0.0)
     gate.respond(messages[0], 0.0)

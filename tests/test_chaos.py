@@ -7,7 +7,6 @@ import queue
 import time
 
 import pytest
-
 from chaos import ChaosProxy
 from tunnel import LIMIT, MEGABYTE, Service, Traffic, Tunnel, connect, exchange, traffic
 

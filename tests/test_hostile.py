@@ -7,12 +7,12 @@ from __future__ import annotations
 import random
 
 import pytest
+from hostile import Attack, Wiretap, attacks, forge
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from hostile import Attack, Wiretap, attacks, forge
 from peer import KEY, Build, Peer, Server, ack, credit, fresh_ephemeral, ping, request, reset, stream, stream_credit
 from shots import header
+
 from tcsplitter._core import ACK, CLOSE, FINAL, HELLO, MAX_JUMP, PARITY, TAG_SIZE
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.errors import LocalProtocolError
@@ -302,7 +302,7 @@ def test_whatever_frames_a_client_seals_the_server_goes_on(shots: list[list[Buil
             continue
         scene.server.feed(carrier, data)
         for open_stream in list(peer.session.streams):
-            open_stream.consume(min(consumed, open_stream.readable))
+            open_stream.consume(min(consumed, open_stream.readable), 0.0)
         scene.server.wait(0.03)
     scene.check_the_honest()
 

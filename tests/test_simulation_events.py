@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
 from simulator import Line, Network, Plan
+
 from tcsplitter import keyring
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.server_end import LINGER_WITHOUT_STREAMS, ServerConfig

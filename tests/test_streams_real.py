@@ -133,19 +133,24 @@ def seconds_until_broken(sock: socket.socket) -> float:
     return elapsed
 
 
-@pytest.mark.parametrize("full", ["neither", "its own", "the other's"])
+@pytest.mark.parametrize("state", ["all is open", "its window is full", "the other's window is full", "it shut down writing"])
 @pytest.mark.parametrize("side", ["program", "service"])
-def test_a_reset_crosses_within_a_second(service: socket.socket, side: str, full: str) -> None:
+def test_a_reset_crosses_within_a_second(service: socket.socket, side: str, state: str) -> None:
     with Tunnel(address_of(service)) as tunnel, connect(tunnel.address) as program, service.accept()[0] as target:
         prepare(target)
         program.sendall(b"x")
         assert target.recv(1) == b"x"
         breaker, other = (program, target) if side == "program" else (target, program)
-        if full != "neither":
-            fill(breaker if full == "its own" else other)
+        if state == "its window is full":
+            fill(breaker)
+        elif state == "the other's window is full":
+            fill(other)
+        elif state == "it shut down writing":
+            breaker.shutdown(socket.SHUT_WR)
+            assert not other.recv(1)
         reset(breaker)
         elapsed = seconds_until_broken(other)
-        FIGURES.info("reset by the %s, window full: %s: %.0f ms", side, full, elapsed * 1000)
+        FIGURES.info("reset by the %s while %s: %.0f ms", side, state, elapsed * 1000)
         assert elapsed < 1
 
 

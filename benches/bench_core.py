@@ -1,0 +1,169 @@
+"""What the pure parts cost: the compiled core piece by piece, then a client end and a server end together.
+
+Purpose: to see, before sockets blur it, whether a change made a step of a payload's journey dearer. Metric: the time of one
+round, its minimum and median. A round is one shot, or as many operations as the docstring says with the Python loop around them.
+Sizes are pinned and randomness is seeded, so figures of one machine can be compared.
+"""
+
+import random
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pytest_benchmark.fixture import BenchmarkFixture
+from simulator import Line, Network, Plan
+
+from tcsplitter._core import STREAM, AckLog, Fec, RecvBuffer, ReplayWindow, ShotReader, ShotWriter, open_frames
+from tcsplitter.client_end import ClientConfig
+from tcsplitter.server_end import ServerConfig
+
+SIZES = [64, 1_400, 10_000, 65_536]  # bytes of stream data in a shot
+SEGMENT = 1_448  # bytes that one read gives on an Ethernet line
+NUMBERS = 1_000  # shot numbers in a round
+REORDERED_WITHIN = 100  # how far shots overtake one another
+PIECE, PIECES = 10_000, 200  # of a stream that is reassembled in a round
+TRANSFER = 4_000_000  # bytes each way in a round of both ends
+
+AEAD = AESGCM(bytes(range(32)))
+NOISE = random.Random(1).randbytes(SIZES[-1])
+
+sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size}-bytes")
+orders = pytest.mark.parametrize("shuffled", [False, True], ids=["in-order", "shuffled"])
+stripes = pytest.mark.parametrize(("data", "parity"), [(10, 3), (4, 1)], ids=["10+3", "4+1"])
+blocks = pytest.mark.parametrize("size", [1_300, 10_000], ids=lambda size: f"{size}-bytes")
+
+
+def seal(writer: ShotWriter, data: bytes) -> bytes:
+    writer.begin(4)
+    writer.stream(4, 1 << 20, data, False)
+    return writer.seal(AEAD, 0, 0, 1 << 16)
+
+
+def order(count: int, shuffled: bool) -> list[int]:
+    """0 to `count` - 1; shuffled in blocks of REORDERED_WITHIN, as numbers arrive when every shot has a connection of its own."""
+    numbers = list(range(count))
+    if shuffled:
+        rng = random.Random(2)
+        for first in range(0, count, REORDERED_WITHIN):
+            block = numbers[first : first + REORDERED_WITHIN]
+            rng.shuffle(block)
+            numbers[first : first + REORDERED_WITHIN] = block
+    return numbers
+
+
+@sizes
+def test_seal(benchmark: BenchmarkFixture, size: int) -> None:
+    shot = benchmark(seal, ShotWriter(), NOISE[:size])
+    assert open_frames(AEAD, shot)[1][0][3] == NOISE[:size]
+
+
+@sizes
+def test_open(benchmark: BenchmarkFixture, size: int) -> None:
+    _, frames = benchmark(open_frames, AEAD, seal(ShotWriter(), NOISE[:size]))
+    assert frames == [(STREAM, 4, 1 << 20, NOISE[:size], False)]
+
+
+@sizes
+def test_read_whole(benchmark: BenchmarkFixture, size: int) -> None:
+    shot = seal(ShotWriter(), NOISE[:size])
+    assert benchmark(ShotReader().feed, shot)[0][3] == shot
+
+
+@pytest.mark.parametrize("size", SIZES[1:], ids=lambda size: f"{size}-bytes")
+def test_read_in_segments(benchmark: BenchmarkFixture, size: int) -> None:
+    """A shot in pieces of SEGMENT bytes, the first of them half as long."""
+    shot, reader = seal(ShotWriter(), NOISE[:size]), ShotReader()
+    pieces = [shot[: SEGMENT // 2], *(shot[at : at + SEGMENT] for at in range(SEGMENT // 2, len(shot), SEGMENT))]
+    assert benchmark(lambda: [record for piece in pieces for record in reader.feed(piece)])[0][3] == shot
+
+
+@orders
+def test_acks(benchmark: BenchmarkFixture, shuffled: bool) -> None:
+    """NUMBERS times: a number is noted, an ack taken."""
+    numbers = order(NUMBERS, shuffled)
+
+    def note_and_take() -> AckLog:
+        log = AckLog()
+        for number in numbers:
+            log.add(number)
+            log.take()
+        return log
+
+    assert benchmark(note_and_take)
+
+
+@orders
+def test_replay_window(benchmark: BenchmarkFixture, shuffled: bool) -> None:
+    """NUMBERS times: a number is checked and marked."""
+    window, numbers, rounds = ReplayWindow(), order(NUMBERS, shuffled), 0
+
+    def check_and_mark() -> None:
+        nonlocal rounds
+        first = rounds * NUMBERS
+        for number in numbers:
+            window.check(first + number)
+            window.mark(first + number)
+        rounds += 1
+
+    benchmark(check_and_mark)
+    assert window.highest == rounds * NUMBERS - 1
+
+
+@orders
+def test_reassembly(benchmark: BenchmarkFixture, shuffled: bool) -> None:
+    """PIECES times: a piece is put in, and what is in order by then taken out."""
+    offsets = [PIECE * number for number in order(PIECES, shuffled)]
+    piece = NOISE[:PIECE]
+
+    def reassemble() -> int:
+        buffer = RecvBuffer()
+        for offset in offsets:
+            if buffer.insert(offset, piece, False):
+                while ready := buffer.peek():
+                    buffer.consume(sum(map(len, ready)))
+        return buffer.read_offset
+
+    assert benchmark(reassemble) == PIECE * PIECES
+
+
+@stripes
+@blocks
+def test_parity(benchmark: BenchmarkFixture, data: int, parity: int, size: int) -> None:
+    """The parity of one stripe."""
+    made = benchmark(Fec(data, parity).encode, [NOISE[i : i + size] for i in range(data)])
+    assert len(made) == parity
+
+
+@stripes
+@blocks
+def test_rebuild(benchmark: BenchmarkFixture, data: int, parity: int, size: int) -> None:
+    """One stripe that lost as many shots as its parity can make up for."""
+    fec = Fec(data, parity)
+    shots = [NOISE[i : i + size] for i in range(data)]
+    kept, spare = dict(enumerate(shots[parity:], parity)), dict(enumerate(fec.encode(shots)))
+    assert benchmark(fec.rebuild, kept, spare) == dict(enumerate(shots[:parity]))
+
+
+@pytest.mark.parametrize("size", [1_400, 10_000, 65_536], ids=lambda size: f"{size}-byte-payloads")
+def test_both_ends(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], size: int) -> None:
+    """TRANSFER bytes each way at once through a client end and a server end, without loss and sockets.
+
+    Prints shots per second: all that were sent, acks included, by the median round. The simulator is a part of the time.
+    """
+    shots = 0
+
+    def set_up() -> tuple[tuple[Network], dict[str, object]]:
+        net = Network(1, Line(delay=0.0005), ClientConfig(size=size), ServerConfig(size=size))
+        net.open(Plan(name=0, sizes=(TRANSFER, TRANSFER), writes=[TRANSFER]))
+        return (net,), {}
+
+    def transfer(net: Network) -> None:
+        nonlocal shots
+        net.run(lambda: len(net.by_stream) == 1 and net.done(), seconds=600)
+        shots = net.client.session.counters.shots_sent + net.client.session.counters.shots_received
+
+    benchmark.pedantic(transfer, setup=set_up, rounds=5, warmup_rounds=1)  # type: ignore[no-untyped-call]
+    assert shots >= 2 * TRANSFER / size
+    if benchmark.stats is not None:
+        benchmark.extra_info["shots_per_s"] = round(shots / benchmark.stats.stats.median)
+        with capsys.disabled():
+            print(f"\nboth ends, payloads of {size} bytes: {benchmark.extra_info['shots_per_s']} shots per second")

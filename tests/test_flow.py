@@ -1,0 +1,89 @@
+"""The windows that all streams of a session share, against sums kept by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.flow import SESSION_WINDOW, ReceiveWindow, SendWindow
+
+QUARTER = SESSION_WINDOW // 4
+
+
+# --- sending
+
+
+@given(st.lists(st.tuples(st.sampled_from(["write", "send", "drop", "grant"]), st.integers(0, SESSION_WINDOW)), max_size=40))
+def test_a_send_window_is_two_sums(steps: list[tuple[str, int]]) -> None:
+    window = SendWindow()
+    sent, unsent, limit = 0, 0, SESSION_WINDOW
+    for what, count in steps:
+        if what == "write":
+            unsent += count
+            window.unsent += count
+        elif what == "send":
+            count = min(count, unsent, limit - sent)
+            sent, unsent = sent + count, unsent - count
+            window.took(count)
+        elif what == "drop":
+            count = min(count, unsent)
+            unsent -= count
+            window.unsent -= count
+        else:
+            assert window.raise_limit(sent + count) is (sent + count > limit)
+            limit = max(limit, sent + count)
+        assert window.total == sent
+        assert window.left == limit - sent
+        assert window.room == max(0, limit - sent - unsent)
+
+
+@pytest.mark.parametrize(
+    ("total", "news"), [(0, False), (SESSION_WINDOW - 1, False), (SESSION_WINDOW, False), (SESSION_WINDOW + 1, True)]
+)
+def test_only_a_larger_credit_is_news(total: int, news: bool) -> None:
+    window = SendWindow()
+    assert window.raise_limit(total) is news
+    assert window.limit == max(total, SESSION_WINDOW)
+
+
+# --- receiving
+
+
+def test_the_credit_may_be_used_up_and_not_exceeded() -> None:
+    window = ReceiveWindow()
+    window.count(SESSION_WINDOW)
+    window.count(0)
+    with pytest.raises(RemoteProtocolError, match=f"{SESSION_WINDOW + 1} bytes in all with a credit of {SESSION_WINDOW}"):
+        window.count(1)
+    assert window.held == SESSION_WINDOW
+
+
+@pytest.mark.parametrize(("back", "granted"), [(1, False), (QUARTER - 1, False), (QUARTER, True), (SESSION_WINDOW, True)])
+def test_credit_is_granted_by_the_quarter(back: int, granted: bool) -> None:
+    window = ReceiveWindow()
+    window.count(SESSION_WINDOW)
+    assert window.give_back(back) is granted
+    assert window.limit == SESSION_WINDOW + (back if granted else 0)
+    assert window.held == SESSION_WINDOW - back
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, SESSION_WINDOW)), max_size=60))
+def test_a_receive_window_holds_no_more_than_its_size_and_never_stalls(steps: list[tuple[bool, int]]) -> None:
+    window = ReceiveWindow()
+    received = returned = 0
+    limit = window.limit
+    for comes, count in steps:
+        if comes:
+            count = min(count, window.limit - received)
+            window.count(count)
+            received += count
+        else:
+            count = min(count, received - returned)
+            returned += count
+            assert window.give_back(count) is (window.limit > limit)
+        assert window.held == received - returned <= SESSION_WINDOW
+        assert limit <= window.limit <= returned + SESSION_WINDOW
+        assert window.limit > returned + SESSION_WINDOW - QUARTER
+        limit = window.limit
