@@ -2,13 +2,13 @@
 
     .venv/bin/python benches/loopback.py --secs 10 --repeat 3
 
-Purpose: to tell a cheaper tunnel from a dearer one, sockets and kernel included. Metric: CPU seconds (user and system) of both ends
-per GB carried in both directions together; MB/s says more about the machine. Data is made and thrown away in processes of their own
-that copy nothing (sendfile, MSG_TRUNC). --echo measures latency instead, --stopped what a reader that has stopped costs.
+Purpose: to tell a cheaper tunnel from a dearer one, sockets and kernel included. Metric: CPU seconds (user and system) of both
+ends per GB carried in both directions together; MB/s says more about the machine. Data is made and thrown away in processes of
+their own that copy nothing (sendfile, MSG_TRUNC). --echo measures latency instead, --stopped what a stopped reader costs.
 
---floor names a program, with its options in quotes, that does the least that one connection per payload takes and prints a line of
-JSON with cpu_s_per_GB and conns_per_s. It runs in turns with the tunnel, so that the ratio survives a machine that is busy elsewhere;
-how many cores were is printed too. One GB is 10⁹ bytes.
+--floor names a program, with its options in quotes, that does the least that one connection per payload takes and prints a line
+of JSON with cpu_s_per_GB and conns_per_s. It runs in turns with the tunnel, so that the ratio survives a machine that is busy
+elsewhere; how busy it was is printed too. One GB is 10⁹ bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +43,8 @@ INSIDE = "TCSPLITTER_BENCH_NAMESPACE"  # set in the environment of the run insid
 HOST = "127.0.0.1"
 SERVER_PORT, SERVICE_PORT, CLIENT_PORT = 7100, 7101, 7102
 WARM_UP = 1.0  # seconds of bulk before anything is measured
-STEP_LIMIT = 30  # seconds that anything may take beyond what was asked for
+STEP_LIMIT = 30  # seconds that a program may take beyond what was asked for
+STOP_LIMIT = 5  # seconds from SIGTERM to the exit of an end
 BLOCK = 1 << 20  # bytes of one write or read of bulk
 ECHO_SIZE, ECHO_BLOCK = 36, 100  # bytes: a keystroke in ssh; echoes in a row on one path
 OFFERED = 2_000_000_000  # bytes that a stopped reader is offered
@@ -66,45 +66,56 @@ def fail(reason: str) -> NoReturn:
 
 
 class Ends:
-    """A server end and a client end, from their start until the end of the block. What they said is shown if one ended early."""
+    """A server end and a client end."""
 
     def __init__(self, size: int, reuse: int) -> None:
-        self._shape = (["--frags", str(size)], ["--frags", str(size), "--reuse", str(reuse)])
-        self._said = tempfile.TemporaryFile()
         self._environment = os.environ | {KEY_VARIABLE: generate_key(secrets.token_bytes(32))}
+        self._said = os.memfd_create("said")
         self._all: list[subprocess.Popen[bytes]] = []
+        self._server = ["server", "--lFling", f"{HOST}:{SERVER_PORT}", "--forward", f"{HOST}:{SERVICE_PORT}"]
+        self._client = ["client", "--rFling", f"{HOST}:{SERVER_PORT}", "--listen", f"{HOST}:{CLIENT_PORT}", "--reuse", str(reuse)]
+        self._shape = ["--frags", str(size)]
 
-    def __enter__(self) -> Ends:
-        server = ["server", "--lFling", f"{HOST}:{SERVER_PORT}", "--forward", f"{HOST}:{SERVICE_PORT}", *self._shape[0]]
-        client = ["client", "--rFling", f"{HOST}:{SERVER_PORT}", "--listen", f"{HOST}:{CLIENT_PORT}", *self._shape[1]]
-        self.server = self._start(server, SERVER_PORT)
-        self.client = self._start(client, CLIENT_PORT)
-        return self
+    def start(self) -> None:
+        self.server = self._start(self._server, SERVER_PORT)
+        self.client = self._start(self._client, CLIENT_PORT)
 
-    def __exit__(self, *_: object) -> None:
-        for end in reversed(self._all):
+    def check(self) -> None:
+        """Leave if one of them did, and show what they said."""
+        if any(end.poll() is not None for end in self._all):
+            said = os.pread(self._said, BLOCK, 0).decode(errors="replace")
+            fail(f"an end has ended; they said:\n{said}")
+
+    def stop(self) -> None:
+        """SIGTERM to both, and whoever does not heed it is killed."""
+        for end in self._all:
             end.terminate()
-        for end in reversed(self._all):
+        for end in self._all:
             try:
-                end.wait(10)
+                end.wait(STOP_LIMIT)
             except subprocess.TimeoutExpired:
                 end.kill()
                 end.wait()
-        self._said.close()
-
-    def check(self) -> None:
-        """Leave if one of them did."""
-        if any(end.poll() is not None for end in self._all):
-            self._said.seek(0)
-            fail("an end has ended; they said:\n" + self._said.read().decode(errors="replace"))
+        os.close(self._said)
 
     def _start(self, arguments: list[str], port: int) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([COMMAND, *arguments], env=self._environment, stderr=self._said)
+        process = subprocess.Popen([COMMAND, *arguments, *self._shape], env=self._environment, stderr=self._said)
         self._all.append(process)
         while not count_sockets(rf"{port:04X} \S+", LISTEN):
             self.check()
             time.sleep(0.05)
         return process
+
+
+@contextmanager
+def both_ends(size: int, reuse: int) -> Iterator[Ends]:
+    """The ends from their start until the end of the block."""
+    ends = Ends(size, reuse)
+    try:
+        ends.start()
+        yield ends
+    finally:
+        ends.stop()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -262,10 +273,11 @@ def each_second(count: int) -> Iterator[None]:
         yield
 
 
-def speeds(before: Reading, after: Reading) -> Pair:
-    """MB/s up and down."""
-    up, down = ((b - a) / (after.at - before.at) / 1e6 for a, b in zip(before.carried, after.carried, strict=True))
-    return up, down
+def rates(before: Reading, after: Reading) -> tuple[float, float, float, float]:
+    """MB/s up and down, connections per second, cores busy elsewhere."""
+    took = after.at - before.at
+    up, down = ((b - a) / 1e6 / took for a, b in zip(before.carried, after.carried, strict=True))
+    return up, down, (after.accepted - before.accepted) / took, (after.elsewhere - before.elsewhere) / took
 
 
 def measure_bulk(ends: Ends, service: socket.socket, direction: str, secs: int) -> Measured:
@@ -284,9 +296,8 @@ def measure_bulk(ends: Ends, service: socket.socket, direction: str, secs: int) 
     if not gigabytes:
         fail("nothing was carried")
     server, client = ((b - a) / gigabytes for a, b in zip(first.cpu, last.cpu, strict=True))
-    took = last.at - first.at
-    up, down = speeds(first, last)
-    by_second = [speeds(a, b) for a, b in pairwise(readings)]
+    up, down, connections, elsewhere = rates(first, last)
+    by_second = [rates(a, b) for a, b in pairwise(readings)]
     return Measured(
         {
             "MB/s up": up,
@@ -294,32 +305,32 @@ def measure_bulk(ends: Ends, service: socket.socket, direction: str, secs: int) 
             "CPU s per GB, server end": server,
             "CPU s per GB, client end": client,
             BOTH: server + client,
-            "connections per second": (last.accepted - first.accepted) / took,
+            "connections per second": connections,
             "peak RSS MB, server end": memory(ends.server.pid, "VmHWM"),
             "peak RSS MB, client end": memory(ends.client.pid, "VmHWM"),
             "most in TIME_WAIT, server end": waiting_at_server,
             "most in TIME_WAIT, client end": waiting_at_client,
-            "cores busy elsewhere": (last.elsewhere - first.elsewhere) / took,
+            "cores busy elsewhere": elsewhere,
         },
-        {"MB/s up": [up for up, _ in by_second], "MB/s down": [down for _, down in by_second]},
+        {"MB/s up": [each[0] for each in by_second], "MB/s down": [each[1] for each in by_second]},
     )
 
 
 def measure_echo(service: socket.socket, count: int) -> Measured:
     """Echoes one after the other, in turns without and with the tunnel."""
     direct, tunnelled = connect(service, SERVICE_PORT), connect(service, CLIENT_PORT)
-    paths: list[tuple[socket.socket, list[float]]] = [(direct[0], []), (tunnelled[0], [])]
+    times: tuple[list[float], list[float]] = [], []
     with running([partial(echo, direct[1]), partial(echo, tunnelled[1])]):
-        for sock, _ in paths:
-            time_echoes(sock, ECHO_BLOCK)
-        for done in range(0, count, ECHO_BLOCK):
-            for sock, times in paths:
-                times += time_echoes(sock, min(ECHO_BLOCK, count - done))
+        for first in range(-ECHO_BLOCK, count, ECHO_BLOCK):
+            for (ours, _), kept in zip((direct, tunnelled), times, strict=True):
+                took = time_echoes(ours, min(ECHO_BLOCK, count - first))
+                if first >= 0:  # the block before warms up
+                    kept.extend(took)
     for sock in direct + tunnelled:
         sock.close()
-    figures = {}
+    figures: dict[str, float] = {}
     for name, percent in (("p50", 50), ("p99", 99)):
-        without, through = (quantiles(times, n=100)[percent - 1] * 1e6 for _, times in paths)
+        without, through = (quantiles(kept, n=100)[percent - 1] * 1e6 for kept in times)
         figures |= {f"µs direct, {name}": without, f"µs tunnel, {name}": through, f"µs more, {name}": through - without}
     return Measured(figures, {})
 
@@ -358,12 +369,14 @@ def measure_stopped(ends: Ends, service: socket.socket, direction: str, secs: in
     server, client = ([pair[end] for pair in resident] for end in (0, 1))
     return Measured(
         {
-            "MB/s up, alone": speeds(*alone)[0],
-            "MB/s up, together": speeds(*together)[0],
-            "MB/s down, alone": speeds(*alone)[1],
-            "MB/s down, together": speeds(*together)[1],
-            "MB taken up by the stopped one": taken[0][0] / 1e6,
-            "MB taken down by the stopped one": taken[1][0] / 1e6,
+            "MB/s up, alone": rates(*alone)[0],
+            "MB/s up, together": rates(*together)[0],
+            "MB/s down, alone": rates(*alone)[1],
+            "MB/s down, together": rates(*together)[1],
+            "cores busy elsewhere, alone": rates(*alone)[3],
+            "cores busy elsewhere, together": rates(*together)[3],
+            "MB of the offer taken, up": taken[0][0] / 1e6,
+            "MB of the offer taken, down": taken[1][0] / 1e6,
             "RSS MB before, server end": before[0],
             "RSS MB at most, server end": max(server),
             "RSS MB before, client end": before[1],
@@ -426,7 +439,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--echo", type=int, metavar="N", help=f"N echoes of {ECHO_SIZE} bytes, directly and through the tunnel")
-    other.add_argument("--stopped", action="store_true", help="offer 2 GB to a reader that has stopped, beside a stream with bulk")
+    other.add_argument("--stopped", action="store_true", help="offer 2 GB to a stopped reader, beside a stream with bulk")
     asked = parser.parse_args()
     if asked.echo is not None and (asked.secs or asked.direction):
         parser.error("--echo takes neither --secs nor --direction")
@@ -442,8 +455,8 @@ def parse() -> argparse.Namespace:
 def describe_machine() -> str:
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     model = found[1] if found else platform.machine()
-    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
-    return f"{platform.node()}: {os.cpu_count()} × {model}, Linux {platform.release()}, Python {platform.python_version()}, load {load}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{platform.node()}: {os.cpu_count()} × {model}, {system}, load {os.getloadavg()[0]:.1f}"
 
 
 def run(asked: argparse.Namespace) -> tuple[list[Measured], list[dict[str, float]]]:
@@ -462,7 +475,7 @@ def run(asked: argparse.Namespace) -> tuple[list[Measured], list[dict[str, float
 
 def measure(asked: argparse.Namespace) -> Measured:
     """One repeat, with ends of its own."""
-    with socket.create_server((HOST, SERVICE_PORT)) as service, Ends(asked.size, asked.reuse) as ends:
+    with socket.create_server((HOST, SERVICE_PORT)) as service, both_ends(asked.size, asked.reuse) as ends:
         if asked.echo is not None:
             return measure_echo(service, asked.echo)
         if asked.stopped:

@@ -265,8 +265,8 @@ class ClientEnd:
             if unused:
                 self.session.begin_again()
             elif self.session.id:
-                lost = f"{len(self.session.streams)} open streams are reset"
-                self._outbox.note(logging.WARNING, f"the server was restarted: {lost}")
+                lost = len(self.session.streams)
+                self._outbox.note(logging.WARNING, f"the server was restarted; open streams that are reset: {lost}")
                 self.session.close(STOPPED, "the server does not know this session")
                 self.session = self._fresh_session(now)
             self.session.id = answer.session_id
@@ -315,7 +315,7 @@ class ClientEnd:
             return
         limit = self._config.linger if session.id else PATIENCE_SECONDS
         if now - max(session.heard_at, session.waiting_since) > limit:
-            self._outbox.note(logging.WARNING, f"no contact for {limit:g} s: {len(session.streams)} streams are reset")
+            self._outbox.note(logging.WARNING, f"no contact for {limit:g} s; open streams that are reset: {len(session.streams)}")
             session.close(STOPPED, "no contact")
             self.session = self._fresh_session(now)
 

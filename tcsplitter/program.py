@@ -19,6 +19,7 @@ from tcsplitter.outbox import Note
 from tcsplitter.reactor import Reactor
 from tcsplitter.transport import Carriers, Dialler, End
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # ssh sends SIGHUP to a ProxyCommand when it is done
 DRAIN_SECONDS = 2.5  # for open streams to end, after the first SIGTERM
 LAST_SECONDS = 0.25  # for the last shots to leave, after that
 SETTLE_ROUNDS = 32  # of asking the protocol what is next, in one wake
@@ -39,7 +40,7 @@ class RunnableEnd(End, Protocol):
 
 
 class Program:
-    """An end with its sockets. `run` serves until SIGTERM, SIGINT or `stop`; the first drains, a second one ends it at once."""
+    """An end with its sockets. `run` serves until a signal of ENDING or `stop`; the first drains, a second one ends it at once."""
 
     def __init__(self, name: str, reactor: Reactor) -> None:
         self.logger = logging.getLogger(f"tcsplitter.{name}")
@@ -67,7 +68,8 @@ class Program:
         """Serve until stopped; returns the exit code."""
         try:
             if threading.current_thread() is threading.main_thread():
-                self.reactor.catch_signals((signal.SIGTERM, signal.SIGINT), self._asked_to_stop)
+                heeded = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+                self.reactor.catch_signals(heeded, self._asked_to_stop)
             self.reactor.run()
         finally:
             self.close()

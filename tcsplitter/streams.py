@@ -87,8 +87,8 @@ class Stream:
 
     __slots__ = (
         "_fin_cut", "_finishing", "_granted_at", "_host", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked",
-        "_returned", "_send_limit", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming", "queue",
-        "reset_code", "sent_reset",
+        "_returned", "_send_limit", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming",
+        "queue", "reset_code", "sent_reset",
     )  # fmt: skip
 
     def __init__(self, host: Host, stream_id: int, opened: bool) -> None:

@@ -70,12 +70,17 @@ class StreamTable:
         return stream
 
     def accept(self, stream_id: int) -> Stream | None:
-        """Server: a stream that the client opens; None if it is closed already. One too many is reset."""
+        """Server: a stream that the client opens; None if it is closed already.
+
+        One too many is reset. Raises RemoteProtocolError for those that a client may not open, or opens regardless.
+        """
         if self._opened_here(stream_id) or stream_id in self._closed:
             return None
         if self._client:
             raise RemoteProtocolError("opened a stream, which only a client may")
         full = len(self._open) >= MAX_STREAMS
+        if len(self._open) >= 2 * MAX_STREAMS:
+            raise RemoteProtocolError(f"opens streams although {MAX_STREAMS} were refused")
         stream = self._open[stream_id] = Stream(self, stream_id, opened=True)
         if full:
             stream.reset(TOO_MANY)

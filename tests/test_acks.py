@@ -69,7 +69,7 @@ def test_an_ack_goes_alone_when_the_first_that_asked_can_wait_no_longer() -> Non
     assert acks.due_at == NOW + 0.02
     acks.elicited(3, 0.0, NOW + 0.01)
     assert acks.due_at == pytest.approx(NOW + 0.011)
-    written(acks)
+    written(acks, NOW + 0.011)
     assert acks.due_at == inf
 
 

@@ -152,7 +152,7 @@ def test_a_session_without_streams_is_forgotten_by_the_server() -> None:
 
 
 def test_streams_are_given_up_after_linger() -> None:
-    net = Network(1, Line(), ClientConfig(linger=20), ServerConfig(linger=20))
+    net = Network(1, Line(rate=1_000_000), ClientConfig(linger=20), ServerConfig(linger=20))
     net.open(Plan(0, (10_000_000, 10_000_000), [10_000]))
     elapse(net, 1)
     net.line.outages.append((net.now - 1000, net.now - 1000 + 3600))

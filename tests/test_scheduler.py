@@ -1,0 +1,247 @@
+"""Whose turn it is: which chunks the next shots carry, cut from real streams."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcsplitter._core import ShotWriter
+from tcsplitter.scheduler import MAX_CHUNKS, MIN_ROUND
+from tcsplitter.streams import Chunk, Stream
+from tcsplitter.table import StreamTable
+
+SIZE = 1_000
+
+
+class Rig:
+    """An end's streams and their scheduler; each shot is one payload."""
+
+    def __init__(self, size: int = SIZE, client: bool = False) -> None:
+        self.table = StreamTable(client, size, "test", {}, lambda: None)
+        self.table.sending.raise_limit(2**40)
+        self.scheduler = self.table.scheduler
+        self.scheduler.rtt = 0.1
+
+    def stream(self, *writes: int) -> Stream:
+        """A stream that is open at both ends, and then writes."""
+        stream = self.table.accept(2 * len(self.table))
+        assert stream is not None
+        stream.raise_send_limit(2**40)
+        for count in writes:
+            stream.write(bytes(count))
+        return stream
+
+    def shot(self, bulk: bool = True) -> list[Chunk]:
+        writer = ShotWriter()
+        writer.begin(0)
+        return self.scheduler.fill(writer, lambda: bulk)
+
+    def lose(self, *chunks: Chunk) -> None:
+        for chunk in chunks:
+            if chunk.stream.chunk_lost(chunk):
+                self.table.schedule(chunk.stream)
+
+
+def shape(chunks: list[Chunk]) -> list[tuple[int, int, int]]:
+    """Stream, offset and length of each."""
+    return [(chunk.stream.id, chunk.offset, len(chunk.data)) for chunk in chunks]
+
+
+# --- sparse before bulk
+
+
+def test_a_keystroke_goes_before_bulk() -> None:
+    rig = Rig()
+    rig.stream(10 * SIZE)
+    rig.shot()
+    typist = rig.stream(36)
+    chunks = rig.shot()
+    assert chunks[0].stream is typist
+    assert len(chunks[0].data) == 36
+    assert sum(len(chunk.data) for chunk in chunks) == SIZE
+
+
+def test_a_keystroke_is_not_held_by_the_bound_on_bulk() -> None:
+    rig = Rig()
+    rig.stream(10 * SIZE)
+    typist = rig.stream(36)
+    assert shape(rig.shot(bulk=False)) == [(typist.id, 0, 36)]
+    assert rig.shot(bulk=False) == []
+
+
+@pytest.mark.parametrize(("count", "sparse"), [(SIZE, True), (SIZE + 1, False)])
+def test_a_stream_with_more_than_a_payload_is_bulk(count: int, sparse: bool) -> None:
+    rig = Rig()
+    stream = rig.stream(count)
+    assert stream.queue is (rig.scheduler.sparse if sparse else rig.scheduler.bulk)
+
+
+@pytest.mark.parametrize(("rtt", "pause", "sparse"), [(0.1, 0.09, False), (0.1, 0.11, True), (0.0, 0.009, False), (0.0, 0.011, True)])
+def test_a_stream_is_judged_by_what_it_sent_in_an_rtt(rtt: float, pause: float, sparse: bool) -> None:
+    assert MIN_ROUND == 0.01
+    rig = Rig()
+    rig.scheduler.now, rig.scheduler.rtt = 50.0, rtt
+    stream = rig.stream(SIZE)
+    stream.burst_from = 50.0
+    rig.shot()
+    rig.shot()
+    rig.scheduler.now += pause
+    stream.write(b"x")
+    assert stream.queue is (rig.scheduler.sparse if sparse else rig.scheduler.bulk)
+
+
+# --- sharing
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=2, max_size=6),
+    shots=st.integers(1, 40),
+    keystrokes=st.lists(st.integers(1, 400), max_size=10),
+)
+def test_bulk_streams_share_within_one_payload(sizes: list[int], shots: int, keystrokes: list[int]) -> None:
+    rig = Rig()
+    bulk = [rig.stream(size * 100 * SIZE) for size in sizes]
+    typist = rig.stream()
+    sent: Counter[Stream] = Counter()
+    for turn in range(shots):
+        rig.scheduler.now += 1.0
+        if turn < len(keystrokes):
+            typist.write(bytes(keystrokes[turn]))
+        chunks = rig.shot()
+        assert sum(len(chunk.data) for chunk in chunks) == SIZE
+        for chunk in chunks:
+            sent[chunk.stream] += len(chunk.data)
+    counts = [sent[stream] for stream in bulk]
+    assert max(counts) - min(counts) <= SIZE
+
+
+def test_small_pieces_of_several_streams_share_a_shot() -> None:
+    rig = Rig()
+    streams = [rig.stream() for _ in range(5)]
+    for stream in streams:
+        stream.write(b"x" * 100)
+    assert shape(rig.shot()) == [(stream.id, 0, 100) for stream in streams]
+    assert rig.shot() == []
+
+
+def test_a_stream_waits_in_one_queue_once() -> None:
+    rig = Rig()
+    stream = rig.stream(10, 10)
+    stream.finish()
+    assert list(rig.scheduler.sparse) == [stream]
+    assert shape(rig.shot()) == [(stream.id, 0, 20)]
+    assert rig.shot() == []
+    assert stream.queue is None
+
+
+@pytest.mark.parametrize("count", [MAX_CHUNKS, MAX_CHUNKS + 1])
+def test_a_shot_has_room_for_so_many_chunks(count: int) -> None:
+    rig = Rig(10 * MAX_CHUNKS, client=True)
+    for _ in range(count):
+        rig.table.open().write(b"x")
+    assert [len(rig.shot()) for _ in range(3)] == [min(count, MAX_CHUNKS), count - MAX_CHUNKS, 0]
+
+
+def test_empty_chunks_take_room_too() -> None:
+    rig = Rig(10, client=True)
+    for _ in range(11):
+        rig.table.open()
+    assert [len(rig.shot()) for _ in range(3)] == [10, 1, 0]
+
+
+# --- lost chunks
+
+
+def test_a_lost_chunk_goes_first_and_keeps_its_borders() -> None:
+    rig = Rig()
+    stream = rig.stream(300)
+    (lost,) = rig.shot()
+    rig.lose(lost)
+    stream.write(bytes(5 * SIZE))
+    rig.stream(5 * SIZE)
+    again = rig.shot()
+    assert again[0] is lost
+    assert shape(again) == [(stream.id, 0, 300), (stream.id, 300, SIZE - 300)]
+
+
+def test_lost_chunks_go_in_the_order_of_their_offsets() -> None:
+    rig = Rig()
+    rig.stream(6 * SIZE)
+    chunks = [chunk for _ in range(6) for chunk in rig.shot()]
+    rig.lose(*[chunks[number] for number in (4, 1, 3)])
+    assert [rig.shot() for _ in range(3)] == [[chunks[1]], [chunks[3]], [chunks[4]]]
+
+
+def test_a_lost_payload_is_not_cut_to_fit() -> None:
+    rig = Rig()
+    rig.stream(2 * SIZE)
+    (lost,) = rig.shot()
+    rig.shot()
+    typist = rig.stream(36)
+    rig.lose(lost)
+    assert shape(rig.shot()) == [(typist.id, 0, 36)]
+    assert rig.shot() == [lost]
+    assert rig.shot() == []
+
+
+def test_a_lost_chunk_that_is_acknowledged_after_all_is_not_sent() -> None:
+    rig = Rig()
+    stream = rig.stream(300)
+    (lost,) = rig.shot()
+    rig.lose(lost)
+    stream.chunk_acked(lost)
+    assert rig.shot() == []
+    assert rig.table.sending.lost_chunks == 0
+
+
+plans = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 3), st.integers(1, 3 * SIZE)),
+        st.tuples(st.just("shot"), st.booleans(), st.just(0)),
+        st.tuples(st.just("lose"), st.integers(0, 50), st.just(0)),
+        st.tuples(st.just("wait"), st.integers(0, 20), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@given(plans)
+def test_everything_is_sent_in_payloads_and_lost_chunks_again(plan: list[tuple[str, int, int]]) -> None:
+    rig = Rig()
+    streams = [rig.stream() for _ in range(4)]
+    written: Counter[Stream] = Counter()
+    sent: list[Chunk] = []
+    missing: list[Chunk] = []
+
+    def take(bulk: bool) -> bool:
+        chunks = rig.shot(bulk)
+        assert sum(len(chunk.data) for chunk in chunks) <= SIZE
+        for chunk in chunks:
+            if chunk in missing:
+                missing.remove(chunk)
+            else:
+                sent.append(chunk)
+        return bool(chunks)
+
+    for what, first, second in plan:
+        if what == "write":
+            streams[first].write(bytes(second))
+            written[streams[first]] += second
+        elif what == "shot":
+            take(bool(first))
+        elif what == "lose" and first < len(sent) and sent[first] not in missing:
+            missing.append(sent[first])
+            rig.lose(sent[first])
+        elif what == "wait":
+            rig.scheduler.now += first / 50
+    while take(True):
+        pass
+    assert missing == []
+    for stream in streams:
+        chunks = [chunk for chunk in sent if chunk.stream is stream]
+        assert [chunk.offset for chunk in chunks] == [sum(len(c.data) for c in chunks[:n]) for n in range(len(chunks))]
+        assert sum(len(chunk.data) for chunk in chunks) == written[stream]
+        assert stream.queue is None
