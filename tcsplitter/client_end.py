@@ -249,7 +249,7 @@ class ClientEnd:
     def _take_answer(self, answer: Answer, keys: SessionKeys, now: float) -> None:
         self._reasons_from = now
         self.session.suspect = False
-        if answer.status == STATUS_OTHER_VERSION:
+        if answer.status == STATUS_OTHER_VERSION or answer.version != VERSION:
             versions = f"version {answer.version} of the protocol, this client version {VERSION}"
             self.failed = f"the server speaks {versions}: install the same tcsplitter on both"
         elif answer.status == STATUS_MODE_NOT_SUPPORTED:

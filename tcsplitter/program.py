@@ -40,7 +40,7 @@ class RunnableEnd(End, Protocol):
 
 
 class Program:
-    """An end with its sockets. `run` serves until a signal of ENDING or `stop`; the first drains, a second one ends it at once."""
+    """An end with its sockets. `run` serves until a signal of ENDING, or `stop`: the first drains, a second ends it at once."""
 
     def __init__(self, name: str, reactor: Reactor) -> None:
         self.logger = logging.getLogger(f"tcsplitter.{name}")

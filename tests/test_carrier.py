@@ -1,0 +1,400 @@
+"""Carriers and their halves: the table in Carrier's docstring for both roles, and which carrier is used next."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shots import AEAD, seal
+from tcsplitter._core import FINAL, HEADER_SIZE, ShotReader
+from tcsplitter.carrier import Action, Carrier, CarrierSet, Kind, Op
+from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.outbox import Outbox
+from tcsplitter.session import Session, SessionConfig
+
+NOW = 100.0
+IDLE = 25.0
+GIVE_UP = 3.0
+ACK_DELAY = 0.01
+CLIENT, SERVER = True, False
+BOTH_ROLES = pytest.mark.parametrize("client", [CLIENT, SERVER])
+
+
+class Owner:
+    """Stands for a session, of which a set of carriers asks nothing."""
+
+    over_cap = False
+
+    def receive(self, carrier: Carrier, data: bytes, now: float) -> None:
+        raise NotImplementedError
+
+    def carrier_eof(self, carrier: Carrier, now: float) -> None:
+        raise NotImplementedError
+
+    def carrier_lost(self, carrier: Carrier, now: float) -> None:
+        raise NotImplementedError
+
+    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
+        raise NotImplementedError
+
+
+class Rig:
+    """A set of carriers, all adopted at NOW, and what it asks of the I/O side."""
+
+    def __init__(self, client: bool, count: int = 1, reuse: int = 1) -> None:
+        self._actions: list[Action] = []
+        self.set = CarrierSet(client, reuse, self._actions)
+        self.carriers = [self.adopt() for _ in range(count)]
+
+    def adopt(self) -> Carrier:
+        carrier = Carrier(Kind.FLING, NOW)
+        self.set.adopt(carrier, Owner(), IDLE, NOW)
+        return carrier
+
+    def use(self, carrier: Carrier, final: bool = True, now: float = NOW) -> None:
+        self.set.used(carrier, final, GIVE_UP, now)
+
+    def finish(self, carrier: Carrier, now: float = NOW) -> None:
+        self.set.finished(carrier, ACK_DELAY, GIVE_UP, now)
+
+    def ops(self) -> list[Op]:
+        """What it asked for since the last call."""
+        found = [op for op, _, data in self._actions if data == b""]
+        self._actions.clear()
+        return found
+
+    def state(self, carrier: Carrier) -> str:
+        if carrier.closed:
+            assert carrier not in self.set.all
+            assert carrier not in self.set.idle
+            return "closed"
+        assert carrier in self.set.all
+        if carrier in self.set.idle:
+            return "idle"
+        return "due" if carrier.ack_by < inf else "waits"
+
+
+# --- the table, row by row
+
+
+@BOTH_ROLES
+def test_no_final_of_either(client: bool) -> None:
+    rig = Rig(client)
+    (carrier,) = rig.carriers
+    assert rig.state(carrier) == "idle"
+    assert carrier.expires_at == NOW + IDLE
+    rig.set.make_due(carrier, NOW + 1)
+    assert rig.state(carrier) == "due"
+    assert rig.set.next_due() is carrier
+    rig.use(carrier, final=False, now=NOW + 1)
+    assert rig.state(carrier) == "idle"
+    assert rig.set.next_due() is None
+    assert rig.ops() == []
+
+
+@pytest.mark.parametrize(("client", "ops"), [(CLIENT, []), (SERVER, [Op.SHUT])])
+def test_final_was_sent(client: bool, ops: list[Op]) -> None:
+    rig = Rig(client)
+    (carrier,) = rig.carriers
+    rig.use(carrier, now=NOW + 5)
+    assert rig.state(carrier) == "waits"
+    assert carrier.expires_at == NOW + 5 + GIVE_UP
+    assert rig.ops() == ops
+    rig.set.make_due(carrier, NOW + 6)
+    assert rig.state(carrier) == "waits"
+
+
+@pytest.mark.parametrize(("client", "by"), [(CLIENT, NOW + ACK_DELAY), (SERVER, NOW)])
+def test_final_was_read(client: bool, by: float) -> None:
+    rig = Rig(client)
+    (carrier,) = rig.carriers
+    rig.finish(carrier)
+    assert rig.state(carrier) == "due"
+    assert carrier.ack_by == by
+    assert carrier.expires_at == NOW + GIVE_UP
+    assert rig.ops() == []
+
+
+def test_a_data_shot_that_was_final_is_answered_by_its_own_deadline() -> None:
+    rig = Rig(SERVER)
+    (carrier,) = rig.carriers
+    rig.set.make_due(carrier, NOW + ACK_DELAY)
+    rig.finish(carrier)
+    assert carrier.ack_by == NOW + ACK_DELAY
+
+
+@pytest.mark.parametrize(
+    ("client", "final_first", "eof", "state", "ops"),
+    [
+        (SERVER, "sent", False, "closed", [Op.SHUT, Op.CLOSE]),
+        (SERVER, "read", False, "closed", [Op.CLOSE]),
+        (SERVER, "read", True, "closed", [Op.CLOSE]),
+        (CLIENT, "sent", False, "waits", []),
+        (CLIENT, "read", False, "waits", []),
+        (CLIENT, "read", True, "closed", [Op.CLOSE]),
+    ],
+)
+def test_final_was_sent_and_read(client: bool, final_first: str, eof: bool, state: str, ops: list[Op]) -> None:
+    rig = Rig(client)
+    (carrier,) = rig.carriers
+    if final_first == "sent":
+        rig.use(carrier)
+        rig.finish(carrier)
+    else:
+        rig.finish(carrier)
+        carrier.eof = eof
+        rig.use(carrier)
+    assert rig.state(carrier) == state
+    assert rig.ops() == ops
+    assert rig.set.next_due() is None
+
+
+def final_shot(number: int) -> bytes:
+    return seal(bytes(2), FINAL, 0, number)
+
+
+def carrier_of(client: bool, reuse: int = 1) -> tuple[Session, Carrier, Outbox]:
+    """A session that knows its keys, and its one carrier."""
+    outbox = Outbox()
+    session = Session(SessionConfig(client, reuse=reuse, reserve=0), "test", outbox, {}, NOW)
+    session.id = b"12345678"
+    session.keys.install(0, AEAD, AEAD, NOW)
+    carrier = Carrier(Kind.FLING, NOW)
+    if client:
+        session.hello(carrier, IDLE, NOW)
+    else:
+        session.carriers.adopt(carrier, session, IDLE, NOW)
+    session.flush(NOW)
+    outbox.take_actions()
+    return session, carrier, outbox
+
+
+def ops_of(session: Session, outbox: Outbox, now: float) -> list[Op]:
+    session.flush(now)
+    return [op for op, _, _ in outbox.take_actions()]
+
+
+def test_a_client_closes_after_eof() -> None:
+    session, carrier, outbox = carrier_of(CLIENT)
+    session.receive(carrier, final_shot(0), NOW)
+    assert ops_of(session, outbox, NOW + 0.1) == [Op.WRITE]
+    session.carrier_eof(carrier, NOW + 0.2)
+    assert ops_of(session, outbox, NOW + 0.2) == [Op.CLOSE]
+
+
+def test_a_client_that_read_eof_first_finishes_its_half() -> None:
+    session, carrier, outbox = carrier_of(CLIENT)
+    session.receive(carrier, final_shot(0), NOW)
+    session.carrier_eof(carrier, NOW)
+    assert ops_of(session, outbox, NOW + 0.1) == [Op.WRITE, Op.CLOSE]
+
+
+def test_a_server_that_owes_no_ack_closes() -> None:
+    session, carrier, outbox = carrier_of(SERVER)
+    session.receive(carrier, final_shot(0), NOW)
+    assert ops_of(session, outbox, NOW) == [Op.CLOSE]
+
+
+@BOTH_ROLES
+def test_eof_before_final_is_a_death(client: bool) -> None:
+    session, carrier, outbox = carrier_of(client)
+    session.carrier_eof(carrier, NOW)
+    assert ops_of(session, outbox, NOW) == [Op.RESET]
+    assert session.suspect
+
+
+@BOTH_ROLES
+def test_nothing_may_follow_a_final_shot(client: bool) -> None:
+    session, carrier, outbox = carrier_of(client)
+    session.receive(carrier, final_shot(0) + final_shot(1), NOW)
+    assert ops_of(session, outbox, NOW) == [Op.RESET]
+
+
+# --- which one is used
+
+
+def test_of_idle_ones_the_newest_is_taken() -> None:
+    rig = Rig(CLIENT, 3)
+    taken = []
+    while (carrier := rig.set.take(0)) is not None:
+        taken.append(carrier)
+        rig.use(carrier)
+    assert taken == rig.carriers[::-1]
+
+
+@pytest.mark.parametrize("reuse", [0, 3])
+def test_with_reuse_each_is_taken_in_turn(reuse: int) -> None:
+    rig = Rig(CLIENT, 3, reuse)
+    taken = []
+    for _ in range(6):
+        carrier = rig.set.take(0)
+        assert carrier is not None
+        taken.append(carrier)
+        rig.use(carrier, final=False)
+    assert taken == rig.carriers * 2
+
+
+def test_due_ones_are_taken_first_in_the_order_of_their_deadlines() -> None:
+    rig = Rig(SERVER, 4)
+    for carrier, by in zip(rig.carriers[:3], (1.0, 2.0, 3.0), strict=True):
+        rig.set.make_due(carrier, NOW + by)
+    rig.set.make_due(rig.carriers[0], NOW)
+    rig.set.drop(rig.carriers[1], Op.RESET)
+    taken = []
+    while (carrier := rig.set.take(0)) is not None:
+        taken.append(carrier)
+        rig.use(carrier)
+    assert taken == [rig.carriers[0], rig.carriers[2], rig.carriers[3]]
+
+
+@pytest.mark.parametrize(("idle", "due", "reserve", "takes"), [(2, 0, 2, 0), (3, 0, 2, 1), (2, 1, 2, 1), (1, 3, 2, 3), (3, 2, 0, 5)])
+def test_the_reserve_is_kept_of_idle_ones(idle: int, due: int, reserve: int, takes: int) -> None:
+    rig = Rig(CLIENT, idle + due)
+    for carrier in rig.carriers[:due]:
+        rig.set.make_due(carrier, NOW)
+    count = 0
+    while (carrier := rig.set.take(reserve)) is not None:  # type: ignore[assignment]
+        rig.use(carrier)
+        count += 1
+    assert count == takes
+
+
+def test_one_with_a_backlog_is_passed_over() -> None:
+    rig = Rig(CLIENT, 3)
+    first, second, third = rig.carriers
+    rig.set.make_due(first, NOW)
+    first.backlog = third.backlog = 1
+    assert rig.set.take(0) is second
+    second.backlog = 1
+    assert rig.set.take(0) is None
+    first.backlog = 0
+    assert rig.set.take(0) is first
+
+
+@pytest.mark.parametrize(("reuse", "left"), [(0, -1), (1, 1), (3, 3)])
+def test_how_often_a_half_may_be_used(reuse: int, left: int) -> None:
+    assert Rig(CLIENT, 1, reuse).carriers[0].tx_left == left
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize(("reuse", "finals"), [(0, [0, 0, 0, 0]), (1, [1]), (3, [0, 0, 1])])
+def test_the_last_data_shot_of_a_half_is_final(client: bool, reuse: int, finals: list[int]) -> None:
+    session, _, outbox = carrier_of(client, reuse)
+    reader, found = ShotReader(), []
+    for number in range(4):
+        stream = session.streams.open() if client else session.streams.accept(2 * number)
+        assert stream is not None
+        stream.write(b"x")
+        session.flush(NOW)
+        sent = b"".join(data for op, _, data in outbox.take_actions() if op is Op.WRITE)
+        found += [record[0] & FINAL for record in reader.feed(sent)]
+    assert found == finals
+
+
+# --- out of use
+
+
+@BOTH_ROLES
+def test_a_suspended_carrier_is_not_taken_until_it_is_resumed(client: bool) -> None:
+    rig = Rig(client, reuse=0)
+    (carrier,) = rig.carriers
+    rig.use(carrier, final=False)
+    rig.set.suspend(carrier)
+    assert rig.set.take(0) is None
+    rig.set.resume(carrier)
+    rig.set.resume(carrier)
+    assert rig.set.take(0) is carrier
+    assert len(rig.set.idle) == 1
+
+
+@pytest.mark.parametrize("state", ["due", "waits", "closed"])
+def test_only_an_open_half_is_resumed(state: str) -> None:
+    rig = Rig(CLIENT)
+    (carrier,) = rig.carriers
+    if state == "due":
+        rig.set.make_due(carrier, NOW)
+    elif state == "waits":
+        rig.use(carrier)
+    else:
+        rig.set.drop(carrier, Op.RESET)
+    rig.set.resume(carrier)
+    assert rig.state(carrier) == state
+
+
+@pytest.mark.parametrize("op", [Op.CLOSE, Op.RESET])
+def test_a_carrier_is_dropped_once(op: Op) -> None:
+    rig = Rig(SERVER)
+    (carrier,) = rig.carriers
+    rig.set.make_due(carrier, NOW)
+    rig.set.drop(carrier, op)
+    rig.set.drop(carrier, Op.RESET)
+    assert rig.ops() == [op]
+    assert rig.state(carrier) == "closed"
+    assert rig.set.next_due() is None
+
+
+# --- time
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 20)), max_size=20))
+def test_expired_are_those_whose_time_is_up(plan: list[tuple[int, int]]) -> None:
+    rig = Rig(CLIENT, 6)
+    times = dict.fromkeys(rig.carriers, NOW + IDLE)
+    now = NOW
+    for index, seconds in plan:
+        rig.set.expire(rig.carriers[index], now + seconds)
+        times[rig.carriers[index]] = now + seconds
+        assert rig.set.check_at <= min(times.values())
+        now += 1
+        expired = [carrier for carrier, at in times.items() if at <= now]
+        assert rig.set.expired(now) == expired
+        for carrier in expired:
+            rig.set.expire(carrier, now + IDLE)
+            times[carrier] = now + IDLE
+        assert rig.set.check_at == min(times.values())
+
+
+def test_no_carriers_no_deadline() -> None:
+    rig = Rig(CLIENT)
+    rig.set.drop(rig.carriers[0], Op.CLOSE)
+    assert rig.set.expired(NOW) == []
+    assert rig.set.check_at == inf
+
+
+# --- what is half there
+
+
+def test_shots_that_are_half_there_are_counted() -> None:
+    rig = Rig(SERVER, 2)
+    first, second = rig.carriers
+    shot = seal(bytes(100))
+    assert rig.set.feed(first, shot[:50]) == []
+    assert rig.set.feed(second, shot[:20]) == []
+    assert rig.set.partial == 70
+    assert [record[3] for record in rig.set.feed(first, shot[50:])] == [shot]
+    assert rig.set.partial == 20
+    rig.set.drop(second, Op.RESET)
+    assert rig.set.partial == 0
+
+
+def test_what_came_with_the_hello_is_counted() -> None:
+    rig = Rig(SERVER)
+    carrier = Carrier(Kind.FLING, NOW)
+    carrier.reader.feed(seal(bytes(100))[:60])
+    rig.set.adopt(carrier, Owner(), IDLE, NOW)
+    assert rig.set.partial == 60
+
+
+def test_what_cannot_be_a_shot_leaves_nothing_half_there() -> None:
+    rig = Rig(SERVER)
+    (carrier,) = rig.carriers
+    rig.set.feed(carrier, b"\xff" * (HEADER_SIZE - 1))
+    assert rig.set.partial == HEADER_SIZE - 1
+    with pytest.raises(RemoteProtocolError):
+        rig.set.feed(carrier, b"\xff" * 100)
+    rig.set.drop(carrier, Op.RESET)
+    assert rig.set.partial == 0
+    assert rig.ops() == [Op.RESET]
