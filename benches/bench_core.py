@@ -147,7 +147,8 @@ def test_rebuild(benchmark: BenchmarkFixture, data: int, parity: int, size: int)
 def test_both_ends(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], size: int) -> None:
     """TRANSFER bytes each way at once through a client end and a server end, without loss and sockets.
 
-    Prints shots per second: all that were sent, acks included, by the median round. The simulator is a part of the time.
+    Prints shots per second: all that were sent, acks included, by the median round. Fewer shots for the same data
+    lower that, so look at the round's time as well. The simulator is a part of the time.
     """
     shots = 0
 

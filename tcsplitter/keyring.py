@@ -12,6 +12,8 @@ OLD_KEYS_SECONDS = 120.0
 """How long an epoch still opens shots after the other end has moved on."""
 REKEY_SHOTS, REKEY_BYTES, REKEY_SECONDS = 2**22, 2**36, 3600.0
 """What one epoch seals and opens, and how old it grows, before the client makes a new one."""
+MAX_UNUSED = 8
+"""Epochs that were made and that the client has not used yet; its answer may still be on the way."""
 MAX_EPOCH_SHOTS = 2**24
 """Shots that are sealed with one epoch at the very most."""
 
@@ -60,10 +62,13 @@ class Keyring:
         return self.sealing is not None and self.sealing.sealed < MAX_EPOCH_SHOTS
 
     def install(self, number: int, seal: Aead, open_: Aead, now: float) -> None:
-        """Add an epoch."""
+        """Add an epoch; of those that are not used yet, the oldest makes room."""
         epoch = self._epochs[number] = Epoch(number, seal, open_, now)
         if self._client or self.sealing is None:
             self._switch_to(epoch, now)
+        unused = [e.number for e in self._epochs.values() if e is not self.sealing and e.expires_at == inf]
+        for old in unused[:-MAX_UNUSED]:
+            del self._epochs[old]
 
     def opened(self, epoch: Epoch, size: int, now: float) -> None:
         """A shot of this epoch has opened."""
@@ -77,12 +82,6 @@ class Keyring:
             self.sealing.expires_at = now + OLD_KEYS_SECONDS
             self.check_at = min(self.check_at, self.sealing.expires_at)
         self.sealing = epoch
-
-    def withdraw(self, number: int) -> None:
-        """Forget an epoch that was not used yet."""
-        epoch = self._epochs.get(number)
-        if epoch is not None and epoch is not self.sealing and epoch.expires_at == inf:
-            del self._epochs[number]
 
     def clear(self) -> None:
         self._epochs.clear()

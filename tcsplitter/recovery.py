@@ -122,6 +122,10 @@ class Recovery:
         """From sending a shot to its ack."""
         self.rate = 0.0
         """Delivery rate, bytes per second: the largest of the recent samples."""
+        self.min_rtt = 0.0
+        """Seconds; 0 while unknown."""
+        self.rtt = DEFAULT_RTT
+        """The minimum RTT, or a guess."""
         self.late_shots = 0
         self.wrong_verdicts = 0
         self._size = size
@@ -137,17 +141,6 @@ class Recovery:
         self._patience = 1.0
         self._share = 1.0
         self._halve_at = 0.0
-
-    @property
-    def min_rtt(self) -> float:
-        """Seconds; 0 while unknown."""
-        least = min(self._min_rtts)
-        return 0.0 if least == inf else least
-
-    @property
-    def rtt(self) -> float:
-        """The minimum RTT, or a guess."""
-        return self.min_rtt or DEFAULT_RTT
 
     @property
     def lost_after(self) -> float:
@@ -168,6 +161,7 @@ class Recovery:
             self._min_rtts = [self._min_rtts[1], inf]
             self._min_rtt_since = now
         self._min_rtts[1] = min(self._min_rtts[1], max(seconds, 1e-6))
+        self.rtt = self.min_rtt = min(self._min_rtts)
 
     def rate_at(self, now: float) -> float:
         """Delivery rate, bytes per second; 0 when nothing was delivered of late."""
@@ -180,8 +174,13 @@ class Recovery:
         return max(INITIAL_SHOTS * self._size, self._share * bound)
 
     def may_send(self) -> bool:
-        """Whether bulk data may go: the line takes more, and the other end's reassembly stays within bounds."""
-        return self.in_flight < self.window() and self.chunks_in_flight < MAX_UNACKED_CHUNKS
+        """Whether bulk data may go: the line takes more."""
+        return self.in_flight < self.window() and self.chunks_left > 0
+
+    @property
+    def chunks_left(self) -> int:
+        """STREAM frames that may still be sent: the other end's reassembly has to stay within bounds."""
+        return MAX_UNACKED_CHUNKS - self.chunks_in_flight
 
     def on_sent(self, shot: SentShot, more_waits: bool) -> None:
         """Enter a data shot. `more_waits`: the line, not the program, limits what is sent."""

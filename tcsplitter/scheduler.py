@@ -6,8 +6,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tcsplitter._core import ShotWriter
     from tcsplitter.streams import Chunk, Stream
 
@@ -33,6 +31,10 @@ class Scheduler:
         """Of the session; it keeps both up to date."""
         self._size = size
 
+    def __bool__(self) -> bool:
+        """Whether any stream waits for its turn."""
+        return bool(self.sparse or self.bulk)
+
     def schedule(self, stream: Stream) -> None:
         """Let a stream wait for its turn, if it does not already and has something to send."""
         if stream.queue is not None or not stream.wants_to_send:
@@ -46,11 +48,11 @@ class Scheduler:
         else:
             stream.queue.append(stream)
 
-    def fill(self, writer: ShotWriter, may_send_bulk: Callable[[], bool]) -> list[Chunk]:
-        """Write one payload of chunks to a shot's body."""
+    def fill(self, writer: ShotWriter, most: int, may_send_bulk: bool) -> list[Chunk]:
+        """Write one payload of chunks, at most so many, to a shot's body."""
         budget = self._size
         chunks: list[Chunk] = []
-        while budget > 0 and len(chunks) < MAX_CHUNKS and (self.sparse or (self.bulk and may_send_bulk())):
+        while budget > 0 and len(chunks) < min(most, MAX_CHUNKS) and (self.sparse or (self.bulk and may_send_bulk)):
             stream = (self.sparse or self.bulk)[0]
             chunk = stream.cut(budget)
             if chunk is None:

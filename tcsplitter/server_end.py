@@ -39,7 +39,7 @@ MAX_HELD = 512 * 1024 * 1024
 """Bytes of all sessions that wait for local programs or are only half there; beyond it carriers are not read."""
 PROVISIONAL_SECONDS = 10.0
 MAX_PROVISIONAL = 8
-"""Sessions and epochs of one key that no sealed shot has confirmed."""
+"""Sessions of one key that no sealed shot has confirmed."""
 LINGER_WITHOUT_STREAMS = 120.0
 SWEEP_SECONDS = 5.0
 """How often sessions are looked through for those without contact."""
@@ -57,10 +57,9 @@ class ServerConfig:
 
 @dataclass(slots=True)
 class _Provisional:
-    """Keys that were handed out and not used yet."""
+    """A session that was granted and not used yet."""
 
     session: Session
-    epoch: int
     expires_at: float
 
 
@@ -183,7 +182,7 @@ class ServerEnd:
             self._refuse(carrier, newcomer, "its hello is old, or not genuine")
             return
         self._newcomers.remove(carrier)
-        self._provisional = [p for p in self._provisional if p.session is not session or p.epoch != records[0][1]]
+        self._provisional = [p for p in self._provisional if p.session is not session]
         session.receive_records(carrier, records[1:], now)
 
     def _read_request(self, carrier: Carrier, newcomer: Newcomer, now: float) -> None:
@@ -228,22 +227,20 @@ class ServerEnd:
         return session
 
     def _grant(self, session: Session, answer: Answer, keys: SessionKeys, now: float) -> None:
-        """Give a session the keys of this handshake; they are provisional until a sealed shot uses them."""
+        """Give a session the keys of this handshake; a new one is provisional until a sealed shot uses them."""
         session.keys.install(answer.epoch, keys.sealer(), keys.opener(), now)
         session.epochs_made += 1
-        self.sessions[session.id] = session
-        self._provisional.append(_Provisional(session, answer.epoch, now + PROVISIONAL_SECONDS))
-        same_key = [p for p in self._provisional if p.session.name == session.name]
-        for provisional in same_key[:-MAX_PROVISIONAL]:
-            self._withdraw(provisional)
+        if answer.status == STATUS_NEW:
+            self.sessions[session.id] = session
+            self._provisional.append(_Provisional(session, now + PROVISIONAL_SECONDS))
+            same_key = [p for p in self._provisional if p.session.name == session.name]
+            for provisional in same_key[:-MAX_PROVISIONAL]:
+                self._withdraw(provisional)
 
     def _withdraw(self, provisional: _Provisional) -> None:
-        """Keys that nobody used: forget them, and the session if it has no others."""
+        """Nobody used the session."""
         self._provisional.remove(provisional)
-        if provisional.session.counters.shots_received:
-            provisional.session.keys.withdraw(provisional.epoch)
-        else:
-            self.sessions.pop(provisional.session.id, None)
+        self.sessions.pop(provisional.session.id, None)
 
     # ------------------------------------------------------------------------------------ wakes
 

@@ -224,7 +224,7 @@ class Session:
             self._peer_want = want
 
     def _act_on(self, carrier: Carrier, number: int, frames: list[tuple[Any, ...]]) -> None:
-        if self.streams.pieces >= MAX_PIECES and not all(map(self._fills_a_gap, frames)):
+        if self.streams.pieces + len(frames) > MAX_PIECES and not all(map(self._fills_a_gap, frames)):
             self.counters.shots_dropped += 1
             return
         self._acks.add(number)
@@ -360,7 +360,7 @@ class Session:
     @property
     def has_work(self) -> bool:
         """Something is under way or waits to be sent."""
-        return bool(self.recovery.sent or self.streams.urgent or self.streams.scheduler.bulk)
+        return bool(self.recovery.sent or self.streams.has_control or self.streams.scheduler)
 
     def peer_want(self, now: float) -> int:
         """Idle carriers that the other end wishes to find; what it said long ago it would not say now."""
@@ -424,7 +424,8 @@ class Session:
 
     def _send_waiting(self) -> None:
         while True:
-            urgent = self.streams.urgent
+            sparse = self.streams.scheduler.sparse and self.recovery.chunks_left > 0
+            urgent = self.streams.has_control or bool(sparse)
             if not urgent and not (self.streams.scheduler.bulk and self.recovery.may_send()):
                 return
             carrier = self.carriers.take(0 if urgent else self.config.reserve)
@@ -436,7 +437,7 @@ class Session:
         """Build one shot of control frames, sparse streams and bulk, in that order, and send it."""
         self._writer.begin(self.want())
         control = self.streams.write_control(self._writer)
-        chunks = self.streams.scheduler.fill(self._writer, self.recovery.may_send)
+        chunks = self.streams.scheduler.fill(self._writer, self.recovery.chunks_left, self.recovery.may_send())
         if not control and not chunks:
             return
         self._acks.write(self._writer, self.now)

@@ -128,9 +128,9 @@ class StreamTable:
         self._control[(kind, stream)] = None
 
     @property
-    def urgent(self) -> bool:
-        """Control frames or sparse streams wait."""
-        return bool(self._control or self.scheduler.sparse)
+    def has_control(self) -> bool:
+        """Control frames wait."""
+        return bool(self._control)
 
     def write_control(self, writer: ShotWriter) -> list[tuple[Control, Stream | None]]:
         """Write the control frames that wait to a shot's body, as things stand now."""

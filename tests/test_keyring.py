@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shots import AEAD
 
-from tcsplitter.keyring import MAX_EPOCH_SHOTS, OLD_KEYS_SECONDS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch, Keyring
+from tcsplitter.keyring import MAX_EPOCH_SHOTS, MAX_UNUSED, OLD_KEYS_SECONDS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch, Keyring
 
 BOTH_ROLES = pytest.mark.parametrize("client", [True, False])
 
@@ -93,48 +93,12 @@ def test_an_old_epoch_opens_for_a_while() -> None:
     assert keys.check_at == inf
 
 
-@pytest.mark.parametrize(("number", "left"), [(0, [0, 1, 2]), (1, [0, 1, 2]), (2, [0, 1]), (3, [0, 1, 2])])
-def test_only_an_unused_epoch_can_be_withdrawn(number: int, left: list[int]) -> None:
-    keys = make(False, 3)
-    keys.opened(get(keys, 1), 100, 3.0)
-    keys.withdraw(number)
-    assert known(keys) == left
-    assert sealing(keys) == 1
-
-
-@BOTH_ROLES
-def test_a_cleared_ring_begins_again(client: bool) -> None:
-    keys = make(client, 2)
-    keys.clear()
-    assert not keys.can_seal
-    assert known(keys) == []
-    assert keys.check_at == inf
-    keys.install(0, AEAD, AEAD, 9.0)
+def test_of_unused_epochs_the_oldest_makes_room() -> None:
+    keys = make(False, 1 + MAX_UNUSED)
+    assert known(keys) == list(range(1 + MAX_UNUSED))
+    keys.install(1 + MAX_UNUSED, AEAD, AEAD, 0.0)
+    assert known(keys) == [0, *range(2, 2 + MAX_UNUSED)]
     assert sealing(keys) == 0
-
-
-@pytest.mark.parametrize(
-    ("sealed", "opened", "volume", "age", "worn"),
-    [
-        (0, 0, 0, 0.0, False),
-        (REKEY_SHOTS - 1, REKEY_SHOTS - 1, REKEY_BYTES - 1, REKEY_SECONDS - 1, False),
-        (REKEY_SHOTS, 0, 0, 0.0, True),
-        (0, REKEY_SHOTS, 0, 0.0, True),
-        (0, 0, REKEY_BYTES, 0.0, True),
-        (0, 0, 0, REKEY_SECONDS, True),
-    ],
-)
-def test_an_epoch_wears_by_shots_bytes_and_age(sealed: int, opened: int, volume: int, age: float, worn: bool) -> None:
-    epoch = Epoch(0, AEAD, AEAD, 100.0)
-    epoch.sealed, epoch.opened, epoch.volume = sealed, opened, volume
-    assert epoch.worn(100.0 + age) is worn
-
-
-def test_what_is_opened_is_counted() -> None:
-    keys = make(True, 1)
-    keys.opened(get(keys, 0), 100, 1.0)
-    keys.opened(get(keys, 0), 50, 2.0)
-    assert (get(keys, 0).opened, get(keys, 0).volume) == (2, 150)
 
 
 @pytest.mark.parametrize(("sealed", "can_seal"), [(MAX_EPOCH_SHOTS - 1, True), (MAX_EPOCH_SHOTS, False)])
@@ -144,7 +108,7 @@ def test_a_worn_out_epoch_seals_nothing(sealed: int, can_seal: bool) -> None:
     assert keys.can_seal is can_seal
 
 
-steps = st.tuples(st.sampled_from(["install", "open", "withdraw", "wait"]), st.integers(0, 7))
+steps = st.tuples(st.sampled_from(["install", "open", "wait"]), st.integers(0, 7))
 
 
 @given(st.booleans(), st.lists(steps, max_size=40))
@@ -162,8 +126,6 @@ def test_the_sealing_epoch_is_known_and_old_ones_go_in_time(client: bool, plan: 
                 newest = number
             used[number] = 1
             keys.opened(epoch, 1, now)
-        elif what == "withdraw":
-            keys.withdraw(number)
         elif what == "wait":
             now += 20.0 * number
             keys.forget_old(now)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcsplitter._core import ShotWriter
+from tcsplitter.recovery import MAX_UNACKED_CHUNKS
 from tcsplitter.scheduler import MAX_CHUNKS, MIN_ROUND
 from tcsplitter.streams import Chunk, Stream
 from tcsplitter.table import StreamTable
@@ -37,7 +38,7 @@ class Rig:
     def shot(self, bulk: bool = True) -> list[Chunk]:
         writer = ShotWriter()
         writer.begin(0)
-        return self.scheduler.fill(writer, lambda: bulk)
+        return self.scheduler.fill(writer, MAX_UNACKED_CHUNKS, bulk)
 
     def lose(self, *chunks: Chunk) -> None:
         for chunk in chunks:
