@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from functools import partial
 from logging import WARNING
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
@@ -78,45 +79,92 @@ class Endpoints:
             self._check.at(now + CHECK_EVERY)
 
 
+class Joint:
+    """A stream and how to read from and write to the local program at its end."""
+
+    __slots__ = ("_recv", "_send", "eof", "stream")
+
+    def __init__(self, stream: Stream, recv: Callable[[int], bytes], send: Callable[[list[bytes | memoryview]], int]) -> None:
+        self.stream = stream
+        self.eof = False
+        """The local program sends nothing more."""
+        self._recv = recv
+        self._send = send
+
+    @property
+    def reads(self) -> bool:
+        """Whether there is room for more of what the local program sends."""
+        return not self.eof and self.stream.room > 0
+
+    def read(self) -> bool:
+        """Take what the local program sends, as far as there is room; False if it cannot be read from any more."""
+        if not self.reads:
+            return True
+        try:
+            data = self._recv(min(self.stream.room, READ_SIZE))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if data:
+            self.stream.write(data)
+        else:
+            self.eof = True
+            self.stream.finish()
+        return True
+
+    def write(self, now: float) -> bool:
+        """Give the local program what is readable, as far as it takes it; False if it cannot be written to any more."""
+        budget = WRITE_LIMIT
+        while budget > 0 and self.stream.readable:
+            try:
+                sent = self._send(self.stream.peek(READ_SIZE))
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            self.stream.consume(sent, now)
+            budget -= sent
+        return True
+
+
 class TcpEndpoint(Watched):
     """A connected local socket, joined to a stream."""
 
-    __slots__ = ("_endpoints", "_eof", "_shut", "_sock", "_stream")
+    __slots__ = ("_endpoints", "_joint", "_shut", "_sock")
 
     def __init__(self, endpoints: Endpoints, sock: socket.socket, stream: Stream) -> None:
         super().__init__(endpoints.reactor, sock.fileno())
         self._endpoints = endpoints
         self._sock = sock
-        self._stream = stream
-        self._eof = False
+        self._joint = Joint(stream, sock.recv, sock.sendmsg)
         self._shut = False
         endpoints.open.add(self)
 
     def on_ready(self, events: int, now: float) -> None:
         """Serve the socket."""
-        if events & EVENT_READ:
-            self._read()
+        if events & EVENT_READ and not self._joint.read():
+            self._broke()
         self.update(now)
 
     def update(self, now: float) -> None:
         """Do what the stream's state asks for."""
         if self.closed:
             return
-        stream = self._stream
+        stream = self._joint.stream
         if stream.reset_code is not None:
             self.abort()
             return
-        if stream.readable:
-            self._write(now)
+        if not self._joint.write(now):
+            self._broke()
         if stream.at_end and not (self._shut or self.closed):
             self._shut_down()
         if self.closed:
             return
-        if self._eof and self._shut:
+        if self._joint.eof and self._shut:
             self._close()
             return
-        reads = not self._eof and stream.room > 0
-        self.watch((EVENT_READ if reads else 0) | (EVENT_WRITE if stream.readable else 0))
+        self.watch((EVENT_READ if self._joint.reads else 0) | (EVENT_WRITE if stream.readable else 0))
         self._endpoints.set_blind(self, not self.events)
 
     def check(self) -> None:
@@ -129,38 +177,6 @@ class TcpEndpoint(Watched):
         abort(self._sock)
         self._close()
 
-    def _read(self) -> None:
-        room = self._stream.room
-        if room <= 0:
-            return
-        try:
-            data = self._sock.recv(min(room, READ_SIZE))
-        except BlockingIOError:
-            return
-        except OSError:
-            self._broke()
-            return
-        if data:
-            self._stream.write(data)
-        else:
-            self._eof = True
-            self._stream.finish()
-
-    def _write(self, now: float) -> None:
-        stream = self._stream
-        budget = WRITE_LIMIT
-        while budget > 0 and stream.readable:
-            buffers = stream.peek(READ_SIZE)
-            try:
-                sent = self._sock.sendmsg(buffers)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._broke()
-                return
-            stream.consume(sent, now)
-            budget -= sent
-
     def _shut_down(self) -> None:
         self._shut = True
         try:
@@ -170,7 +186,7 @@ class TcpEndpoint(Watched):
 
     def _broke(self) -> None:
         self._close()
-        self._stream.reset()
+        self._joint.stream.reset()
 
     def _close(self) -> None:
         self.closed = True
@@ -283,12 +299,11 @@ class StdioEndpoint:
     """
 
     def __init__(self, reactor: Reactor, stream: Stream, fd_in: int, fd_out: int, on_end: Callable[[bool], None]) -> None:
-        self._stream = stream
+        self._joint = Joint(stream, partial(os.read, fd_in), partial(os.writev, fd_out))
         self._on_end = on_end
         self._were_blocking = [(fd, os.get_blocking(fd)) for fd in (fd_in, fd_out)]
         self._in = _Half(reactor, fd_in, self)
         self._out = _Half(reactor, fd_out, self)
-        self._eof = False
         self._shut = False
         self.closed = False
         for fd in (fd_in, fd_out):
@@ -297,28 +312,28 @@ class StdioEndpoint:
 
     def on_ready(self, events: int, now: float) -> None:
         """Serve the descriptors."""
-        if events & EVENT_READ:
-            self._read()
+        if events & EVENT_READ and not self._joint.read():
+            self._broke()
         self.update(now)
 
     def update(self, now: float) -> None:
         """Do what the stream's state asks for."""
         if self.closed:
             return
-        stream = self._stream
+        stream = self._joint.stream
         if stream.reset_code is not None:
             self._end(clean=False)
             return
-        if stream.readable:
-            self._write(now)
+        if not self._joint.write(now):
+            self._broke()
         if self.closed:
             return
         if stream.at_end and not self._shut:
             self._shut_down()
-        if self._eof and self._shut:
+        if self._joint.eof and self._shut:
             self._end(clean=True)
             return
-        self._in.watch(EVENT_READ if not self._eof and stream.room > 0 else 0)
+        self._in.watch(EVENT_READ if self._joint.reads else 0)
         self._out.watch(EVENT_WRITE if stream.readable else 0)
 
     def close(self) -> None:
@@ -329,37 +344,6 @@ class StdioEndpoint:
             self._out.close()
             for fd, blocking in self._were_blocking:
                 os.set_blocking(fd, blocking)
-
-    def _read(self) -> None:
-        room = self._stream.room
-        if room <= 0:
-            return
-        try:
-            data = os.read(self._in.fd, min(room, READ_SIZE))
-        except BlockingIOError:
-            return
-        except OSError:
-            self._broke()
-            return
-        if data:
-            self._stream.write(data)
-        else:
-            self._eof = True
-            self._stream.finish()
-
-    def _write(self, now: float) -> None:
-        stream = self._stream
-        budget = WRITE_LIMIT
-        while budget > 0 and stream.readable:
-            try:
-                sent = os.writev(self._out.fd, stream.peek(READ_SIZE))
-            except BlockingIOError:
-                return
-            except OSError:
-                self._broke()
-                return
-            stream.consume(sent, now)
-            budget -= sent
 
     def _shut_down(self) -> None:
         self._shut = True
@@ -380,7 +364,7 @@ class StdioEndpoint:
                 os.set_blocking(fd, blocking)
 
     def _broke(self) -> None:
-        self._stream.reset()
+        self._joint.stream.reset()
         self._end(clean=False)
 
     def _end(self, clean: bool) -> None:

@@ -7,8 +7,8 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from shots import AEAD, seal
+
 from tcsplitter._core import FINAL, HEADER_SIZE, ShotReader
 from tcsplitter.carrier import Action, Carrier, CarrierSet, Kind, Op
 from tcsplitter.errors import RemoteProtocolError
@@ -250,7 +250,9 @@ def test_due_ones_are_taken_first_in_the_order_of_their_deadlines() -> None:
     assert taken == [rig.carriers[0], rig.carriers[2], rig.carriers[3]]
 
 
-@pytest.mark.parametrize(("idle", "due", "reserve", "takes"), [(2, 0, 2, 0), (3, 0, 2, 1), (2, 1, 2, 1), (1, 3, 2, 3), (3, 2, 0, 5)])
+@pytest.mark.parametrize(
+    ("idle", "due", "reserve", "takes"), [(2, 0, 2, 0), (3, 0, 2, 1), (2, 1, 2, 1), (1, 3, 2, 3), (3, 2, 0, 5)]
+)
 def test_the_reserve_is_kept_of_idle_ones(idle: int, due: int, reserve: int, takes: int) -> None:
     rig = Rig(CLIENT, idle + due)
     for carrier in rig.carriers[:due]:

@@ -19,7 +19,8 @@ QUARTER = SESSION_WINDOW // 4
 def test_a_send_window_is_two_sums(steps: list[tuple[str, int]]) -> None:
     window = SendWindow()
     sent, unsent, limit = 0, 0, SESSION_WINDOW
-    for what, count in steps:
+    for what, wish in steps:
+        count = wish
         if what == "write":
             unsent += count
             window.unsent += count
@@ -74,13 +75,13 @@ def test_a_receive_window_holds_no_more_than_its_size_and_never_stalls(steps: li
     window = ReceiveWindow()
     received = returned = 0
     limit = window.limit
-    for comes, count in steps:
+    for comes, wish in steps:
         if comes:
-            count = min(count, window.limit - received)
+            count = min(wish, window.limit - received)
             window.count(count)
             received += count
         else:
-            count = min(count, received - returned)
+            count = min(wish, received - returned)
             returned += count
             assert window.give_back(count) is (window.limit > limit)
         assert window.held == received - returned <= SESSION_WINDOW

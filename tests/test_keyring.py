@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shots import AEAD
 
-from tcsplitter.keyring import MAX_EPOCH_SHOTS, MAX_UNUSED, OLD_KEYS_SECONDS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch, Keyring
+from tcsplitter.keyring import (
+    MAX_EPOCH_SHOTS,
+    MAX_UNUSED,
+    OLD_KEYS_SECONDS,
+    REKEY_BYTES,
+    REKEY_SECONDS,
+    REKEY_SHOTS,
+    Epoch,
+    Keyring,
+)
 
 BOTH_ROLES = pytest.mark.parametrize("client", [True, False])
 
@@ -99,6 +108,41 @@ def test_of_unused_epochs_the_oldest_makes_room() -> None:
     keys.install(1 + MAX_UNUSED, AEAD, AEAD, 0.0)
     assert known(keys) == [0, *range(2, 2 + MAX_UNUSED)]
     assert sealing(keys) == 0
+
+
+@BOTH_ROLES
+def test_a_cleared_ring_begins_again(client: bool) -> None:
+    keys = make(client, 2)
+    keys.clear()
+    assert not keys.can_seal
+    assert known(keys) == []
+    assert keys.check_at == inf
+    keys.install(0, AEAD, AEAD, 9.0)
+    assert sealing(keys) == 0
+
+
+@pytest.mark.parametrize(
+    ("sealed", "opened", "volume", "age", "worn"),
+    [
+        (0, 0, 0, 0.0, False),
+        (REKEY_SHOTS - 1, REKEY_SHOTS - 1, REKEY_BYTES - 1, REKEY_SECONDS - 1, False),
+        (REKEY_SHOTS, 0, 0, 0.0, True),
+        (0, REKEY_SHOTS, 0, 0.0, True),
+        (0, 0, REKEY_BYTES, 0.0, True),
+        (0, 0, 0, REKEY_SECONDS, True),
+    ],
+)
+def test_an_epoch_wears_by_shots_bytes_and_age(sealed: int, opened: int, volume: int, age: float, worn: bool) -> None:
+    epoch = Epoch(0, AEAD, AEAD, 100.0)
+    epoch.sealed, epoch.opened, epoch.volume = sealed, opened, volume
+    assert epoch.worn(100.0 + age) is worn
+
+
+def test_what_is_opened_is_counted() -> None:
+    keys = make(True, 1)
+    keys.opened(get(keys, 0), 100, 1.0)
+    keys.opened(get(keys, 0), 50, 2.0)
+    assert (get(keys, 0).opened, get(keys, 0).volume) == (2, 150)
 
 
 @pytest.mark.parametrize(("sealed", "can_seal"), [(MAX_EPOCH_SHOTS - 1, True), (MAX_EPOCH_SHOTS, False)])

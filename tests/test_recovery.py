@@ -59,6 +59,7 @@ def ack(account: Recovery, low: int, high: int, now: float, delay: float = 0.0, 
 # --- which shots an ack is news of
 
 spans = st.tuples(st.integers(0, 19), st.integers(0, 6)).map(lambda pair: (pair[0], min(19, sum(pair))))
+Ranges = list[tuple[int, int]]
 events = st.one_of(
     st.tuples(st.just("ack"), spans),
     st.tuples(st.just("rebuilt"), spans),
@@ -119,7 +120,7 @@ def test_a_range_far_longer_than_the_account_costs_nothing(high: int) -> None:
     ("answered", "ranges", "rebuilt"),
     [(3, [(0, 0)], []), (0, [(3, 3)], []), (0, [(0, 3)], []), (0, [], [(3, 3)]), (0, [(1, 1)], [(2, 4)]), (3, [], [])],
 )
-def test_an_ack_of_a_shot_that_was_never_sent(answered: int, ranges: list[tuple[int, int]], rebuilt: list[tuple[int, int]]) -> None:
+def test_an_ack_of_a_shot_that_was_never_sent(answered: int, ranges: Ranges, rebuilt: Ranges) -> None:
     account = make(3)
     with pytest.raises(RemoteProtocolError, match="never sent"):
         account.on_ack(answered, 0.0, ranges, rebuilt, 3, 0.1)
@@ -321,29 +322,32 @@ def test_each_ack_regains_a_little_up_to_the_whole() -> None:
 # --- the delivery rate
 
 
-def drive(rate: float, rtt: float, size: int, seconds: float, paced: float = inf) -> tuple[Recovery, float]:
-    """A line with an endless queue: send whatever the account allows, at most `paced` bytes per second. Also the time it ended."""
+def drive(rate: float, rtt: float, size: int, seconds: float) -> tuple[Recovery, float]:
+    """A line with an endless queue that is sent whatever the account allows; the account, and the time when that ended."""
     account = Recovery(size)
     arrivals: list[tuple[float, int]] = []
-    now, free, next_free, number = 0.0, 0.0, 0.0, 0
+    now, free, number = 0.0, 0.0, 0
     while now < seconds:
-        while account.may_send() and next_free <= now:
-            account.on_sent(shot(number, now, size), more_waits=paced == inf)
+        while account.may_send():
+            account.on_sent(shot(number, now, size), more_waits=True)
             free = max(free, now) + size / rate
             heapq.heappush(arrivals, (free + rtt, number))
-            next_free = now + size / paced
             number += 1
-        upcoming = [arrivals[0][0]] if arrivals else []
-        now = min([*upcoming, next_free] if next_free > now else upcoming)
-        while arrivals and arrivals[0][0] <= now:
-            _, arrived = heapq.heappop(arrivals)
-            ack(account, arrived, arrived, now)
+        now, arrived = heapq.heappop(arrivals)
+        ack(account, arrived, arrived, now)
     return account, now
 
 
 lines = pytest.mark.parametrize(
     ("rate", "rtt", "size"),
-    [(1e6, 0.05, 10_000), (1e6, 0.3, 10_000), (2.5e6, 0.15, 1_400), (1e5, 0.02, 10_000), (6e6, 0.005, 65_536), (2e7, 0.001, 10_000)],
+    [
+        (1e6, 0.05, 10_000),
+        (1e6, 0.3, 10_000),
+        (2.5e6, 0.15, 1_400),
+        (1e5, 0.02, 10_000),
+        (6e6, 0.005, 65_536),
+        (2e7, 0.001, 10_000),
+    ],
 )
 
 

@@ -80,7 +80,9 @@ def test_a_stream_with_more_than_a_payload_is_bulk(count: int, sparse: bool) -> 
     assert stream.queue is (rig.scheduler.sparse if sparse else rig.scheduler.bulk)
 
 
-@pytest.mark.parametrize(("rtt", "pause", "sparse"), [(0.1, 0.09, False), (0.1, 0.11, True), (0.0, 0.009, False), (0.0, 0.011, True)])
+@pytest.mark.parametrize(
+    ("rtt", "pause", "sparse"), [(0.1, 0.09, False), (0.1, 0.11, True), (0.0, 0.009, False), (0.0, 0.011, True)]
+)
 def test_a_stream_is_judged_by_what_it_sent_in_an_rtt(rtt: float, pause: float, sparse: bool) -> None:
     assert MIN_ROUND == 0.01
     rig = Rig()

@@ -1,0 +1,442 @@
+"""The two ends: handshakes and their refusals, keys and sessions of several clients, contact, and what users are told."""
+
+from __future__ import annotations
+
+import logging
+import random
+from itertools import pairwise
+
+import pytest
+from peer import KEY, Peer, Server, fresh_ephemeral, request, stream
+from simulator import KEY as SIMULATED_KEY
+from simulator import Line, Network, Plan
+
+from tcsplitter import client_end
+from tcsplitter._core import seal_hello
+from tcsplitter.carrier import Carrier, Op
+from tcsplitter.client_end import ASK_RTTS, ASK_SECONDS, MAX_ATTEMPTS, PING_FIRST, PING_LAST, ClientConfig, ClientEnd
+from tcsplitter.handshake import (
+    NO_SESSION,
+    STATUS_CONTINUES,
+    STATUS_MODE_NOT_SUPPORTED,
+    STATUS_NEW,
+    STATUS_NO_ROOM,
+    STATUS_OTHER_VERSION,
+    VERSION,
+    Answer,
+    Gate,
+    Initiator,
+)
+from tcsplitter.outbox import Note
+from tcsplitter.server_end import PROVISIONAL_SECONDS, ServerConfig, ServerEnd
+
+OTHER_KEY = bytes(range(2, 34))
+INSTANCE = b"instance"
+SESSION = b"session!"
+
+
+class Noting(ClientEnd):
+    """A client that keeps its notes."""
+
+    said: tuple[Note, ...] = ()
+
+    def notes(self) -> list[Note]:
+        found = super().notes()
+        self.said += tuple(found)
+        return found
+
+    def texts(self) -> list[str]:
+        return [note.text for note in self.said]
+
+
+# --- a client and whatever server a test makes up
+
+
+class Alone:
+    """A client whose connections succeed after an RTT and lead to nobody; the test answers in a server's name."""
+
+    def __init__(self, psk: bytes = KEY, rtt: float = 0.05) -> None:
+        self.now = 1000.0
+        self.rtt = rtt
+        self.client = Noting(ClientConfig(), "peer", psk, random.Random(1), self.now)
+        self.gate = Gate({"peer": KEY}, self.now)
+        self.asking: dict[Carrier, bytes] = {}
+        """First messages on carriers that are open."""
+        self.asked_at: list[float] = []
+        self.busy = False
+        """Whether it asked for anything since that was last set to False."""
+
+    def settle(self) -> None:
+        while True:
+            self.client.news()
+            self.client.flush(self.now)
+            actions = self.client.actions()
+            for op, carrier, data in actions:
+                self.busy = True
+                if op is Op.DIAL:
+                    self.client.carrier_connected(carrier, self.rtt, self.now)
+                elif op is Op.WRITE and carrier.session is None:
+                    self.asking[carrier] = data
+                    self.asked_at.append(self.now)
+                elif op is Op.RESET:
+                    self.asking.pop(carrier, None)
+            if not actions:
+                break
+        self.client.notes()
+
+    def wait(self, seconds: float) -> None:
+        until = self.now + seconds
+        self.settle()
+        while (due := max(self.client.deadline(), self.now + 1e-3)) <= until:
+            self.now = due
+            self.settle()
+        self.now = until
+        self.settle()
+
+    def answer(self, status: int, version: int = VERSION, carrier: Carrier | None = None) -> None:
+        """Answer the first handshake that is unanswered, or the one on this carrier."""
+        carrier = carrier or next(iter(self.asking))
+        responder = self.gate.respond(self.asking[carrier], self.now)
+        accepted = status in (STATUS_NEW, STATUS_CONTINUES)
+        answer = Answer(version, status, 0, SESSION if accepted else NO_SESSION, INSTANCE)
+        self.client.carrier_received(carrier, responder.answer(answer, fresh_ephemeral())[0], self.now)
+        self.settle()
+
+
+@pytest.mark.parametrize(
+    ("status", "version", "says"),
+    [
+        (STATUS_OTHER_VERSION, 2, "version 2 of the protocol, this client version 1: install the same tcsplitter on both"),
+        (STATUS_NEW, 2, "version 2 of the protocol, this client version 1: install the same tcsplitter on both"),
+        (STATUS_MODE_NOT_SUPPORTED, VERSION, "does not support this mode: use another --dup, or a newer server"),
+    ],
+)
+def test_a_server_that_can_never_serve_ends_the_client(status: int, version: int, says: str) -> None:
+    alone = Alone()
+    alone.wait(0.1)
+    alone.answer(status, version)
+    assert alone.client.failed is not None
+    assert says in alone.client.failed
+    assert not alone.client.connected
+    assert not alone.asking
+    alone.busy = False
+    for _ in range(100):
+        alone.now += 1.0
+        alone.settle()
+    assert not alone.busy
+
+
+def test_a_server_without_room_is_asked_again() -> None:
+    alone = Alone()
+    alone.wait(0.1)
+    alone.answer(STATUS_NO_ROOM)
+    assert alone.client.failed is None
+    assert not alone.client.connected
+    alone.wait(2.0)
+    alone.answer(STATUS_NEW)
+    assert alone.client.connected
+    assert alone.client.texts() == ["the server has no room for another session; still trying", "session established"]
+
+
+@pytest.mark.parametrize("rtt", [0.05, 1.0])
+def test_an_unanswered_handshake_is_raced(rtt: float) -> None:
+    alone = Alone(rtt=rtt)
+    pause = max(ASK_RTTS * rtt, ASK_SECONDS)
+    alone.wait(3.5 * pause)
+    assert len(alone.asking) == len({message[16:48] for message in alone.asking.values()}) >= 4  # ephemerals
+    gaps = [later - earlier for earlier, later in pairwise(alone.asked_at)][1:]  # before the first the RTT is not known
+    assert all(0.9 * pause <= gap <= 1.1 * pause + 0.01 for gap in gaps)
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_the_first_answer_wins(index: int) -> None:
+    alone = Alone()
+    alone.wait(1.3)
+    alone.answer(STATUS_NEW, carrier=list(alone.asking)[index])
+    assert alone.client.connected
+    assert not [carrier for carrier in alone.asking if not carrier.closed and carrier is not list(alone.asking)[index]]
+    alone.asking.clear()
+    alone.asked_at.clear()
+    alone.wait(10.0)
+    assert alone.asked_at == []
+
+
+def test_handshakes_that_are_unanswered_are_bounded_and_grow_rare() -> None:
+    alone = Alone()
+    for _ in range(100):
+        alone.wait(1.0)
+        assert len(alone.asking) <= MAX_ATTEMPTS
+    assert len(alone.asking) == MAX_ATTEMPTS
+    gaps = [later - earlier for earlier, later in pairwise(alone.asked_at)]
+    assert max(gaps[:50]) < 0.6
+    alone.wait(600.0)
+    gaps = [later - earlier for earlier, later in pairwise(alone.asked_at)]
+    assert min(gaps[-10:]) > 4.0
+    assert max(gaps) < 6.0
+
+
+def test_an_answer_in_pieces() -> None:
+    alone = Alone()
+    alone.wait(0.1)
+    (carrier,) = alone.asking
+    message = alone.gate.respond(alone.asking[carrier], alone.now).answer(
+        Answer(VERSION, STATUS_NEW, 0, SESSION, INSTANCE), fresh_ephemeral()
+    )[0]
+    for byte in message[:-1]:
+        alone.client.carrier_received(carrier, bytes([byte]), alone.now)
+    assert not alone.client.connected
+    alone.client.carrier_received(carrier, message[-1:], alone.now)
+    assert alone.client.connected
+
+
+@pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n" * 4, bytes(80)])
+def test_who_answers_without_the_key_is_not_believed(garbage: bytes) -> None:
+    alone = Alone()
+    alone.wait(0.1)
+    (carrier,) = alone.asking
+    alone.client.carrier_received(carrier, garbage, alone.now)
+    alone.wait(5.0)
+    assert carrier.closed
+    assert not alone.client.connected
+    assert alone.client.failed is None
+    assert [note.level for note in alone.client.said] == [logging.WARNING]
+    assert "does not have this key" in alone.client.said[0].text
+    alone.answer(STATUS_NEW)
+    assert alone.client.connected
+
+
+# --- a server and clients that know a key
+
+
+@pytest.mark.parametrize("version", [0, 2, 255])
+@pytest.mark.parametrize("mode", [0, 1])
+def test_a_server_refuses_other_versions(version: int, mode: int) -> None:
+    assert refused(version, mode) == (VERSION, STATUS_OTHER_VERSION)
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3, 4, 255])
+def test_a_server_refuses_modes_that_it_does_not_support(mode: int) -> None:
+    assert refused(VERSION, mode) == (VERSION, STATUS_MODE_NOT_SUPPORTED)
+
+
+def refused(version: int, mode: int) -> tuple[int, int]:
+    """Version and status that a server answers where it grants no session."""
+    server = Server()
+    initiator = Initiator(KEY, fresh_ephemeral(), request(version=version, mode=mode))
+    carrier = server.connect()
+    server.feed(carrier, initiator.message)
+    answer, _ = initiator.read_answer(bytes(server.written[carrier]))
+    assert answer.session_id == NO_SESSION
+    assert not server.end.sessions
+    return answer.version, answer.status
+
+
+def test_both_ends_agree_on_what_another_version_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_end, "VERSION", 2)
+    net = network()
+    net.run(lambda: net.client.failed is not None, 1.0)
+    assert "version 1 of the protocol, this client version 2" in str(net.client.failed)
+    assert not net.server.sessions
+
+
+def test_clients_with_keys_of_their_own_get_sessions_of_their_own() -> None:
+    server = Server(keys={"one": KEY, "two": OTHER_KEY})
+    one, two = Peer(server, KEY), Peer(server, OTHER_KEY)
+    assert [(session.name, session.id) for session in server.end.sessions.values()] == [
+        ("one", one.answer.session_id),
+        ("two", two.answer.session_id),
+    ]
+    one.send(one.carrier(), stream(0, 0, b"of the first"))
+    two.send(two.carrier(), stream(0, 0, b"of the second"))
+    assert one.stream(0) is not two.stream(0)
+    assert [b"".join(each.stream(0).peek(99)) for each in (one, two)] == [b"of the first", b"of the second"]
+    assert [opened.session_name for opened in server.opened] == ["one", "two"]
+
+
+def test_a_client_cannot_continue_the_session_of_another_key() -> None:
+    server = Server(keys={"one": KEY, "two": OTHER_KEY})
+    one = Peer(server, KEY)
+    one.send(one.carrier(), stream(0, 0, b"mine"))
+    thief = Peer(server, OTHER_KEY, previous=one.answer.session_id)
+    assert thief.answer.status == STATUS_NEW
+    assert thief.answer.session_id != one.answer.session_id
+    assert thief.session.name == "two"
+    owner = Peer(server, KEY, previous=one.answer.session_id)
+    assert (owner.answer.status, owner.answer.session_id) == (STATUS_CONTINUES, one.answer.session_id)
+
+
+def test_a_client_cannot_greet_in_the_session_of_another_key() -> None:
+    server = Server(keys={"one": KEY, "two": OTHER_KEY})
+    one, thief = Peer(server, KEY), Peer(server, OTHER_KEY)
+    carrier = server.connect()
+    server.feed(carrier, one.answer.session_id + seal_hello(thief.sealer, 0, 5, 0, 0, 0))
+    assert carrier.session is None
+    server.wait(40.0)
+    assert server.ended[carrier][0] is Op.CLOSE
+    assert not server.written[carrier]
+
+
+@pytest.mark.parametrize("greets", [False, True])
+def test_a_session_without_proof_expires_and_touches_no_target(greets: bool) -> None:
+    server = Server()
+    peer = Peer(server)
+    if greets:
+        peer.carrier()
+    server.wait(PROVISIONAL_SECONDS - 0.01)
+    assert peer.alive
+    server.wait(0.02)
+    assert peer.alive is greets
+    assert server.opened == []
+
+
+def test_a_hello_for_a_session_that_expired_is_refused() -> None:
+    server = Server()
+    peer = Peer(server)
+    server.wait(PROVISIONAL_SECONDS + 1)
+    carrier = server.connect()
+    server.feed(carrier, peer.hello() + peer.shot(stream(0, 0, b"x")))
+    assert carrier.session is None
+    assert server.opened == []
+
+
+def test_no_target_is_touched_before_a_sealed_shot_names_a_stream() -> None:
+    server = Server()
+    peer = Peer(server)
+    line = peer.carrier()
+    assert server.opened == []
+    peer.send(line, stream(0))
+    assert [opened.id for opened in server.opened] == [0]
+
+
+def test_a_server_says_whom_it_refused() -> None:
+    server = Server()
+    carrier = server.connect("203.0.113.9")
+    server.feed(carrier, Initiator(OTHER_KEY, fresh_ephemeral(), request()).message)
+    quiet = server.connect("203.0.113.10")
+    server.wait(31.0)
+    assert server.lines == [
+        "refused a connection from 203.0.113.9: a request that was made with no key known here",
+        "closed a connection from 203.0.113.10: it said nothing",
+    ]
+    assert {op for op, _ in (server.ended[carrier], server.ended[quiet])} == {Op.CLOSE}
+
+
+# --- both ends on a network
+
+
+def network(client: ClientConfig | None = None, server: ServerConfig | None = None) -> Network:
+    net = Network(1, Line(), client, server)
+    net.client = Noting(client or ClientConfig(), "sim", SIMULATED_KEY, random.Random(2), net.now)
+    net.ends[0] = net.client
+    return net
+
+
+def said(net: Network) -> list[str]:
+    assert isinstance(net.client, Noting)
+    return net.client.texts()
+
+
+def elapse(net: Network, seconds: float) -> None:
+    """Let virtual time pass."""
+    until = net.now + seconds
+    net.at(until, lambda: None)
+    net.run(lambda: net.now >= until, seconds + 1)
+
+
+def restart_with(net: Network, keys: dict[str, bytes]) -> None:
+    """The server comes back with these keys; the connections of the old one are reset."""
+    carriers = [carrier for session in net.server.sessions.values() for carrier in session.carriers.all]
+    net.server = ServerEnd(ServerConfig(), keys, random.Random(9), net.now)
+    net.ends[1] = net.server
+    for carrier in carriers:
+        carrier.io.close(1, reset=True)
+
+
+def test_a_key_that_was_removed_is_refused() -> None:
+    net = network(ClientConfig(linger=20.0))
+    net.open(Plan(0, (10_000_000, 0), [20_000]))
+    net.run(lambda: len(net.programs[1]) == 1, 5)
+    restart_with(net, {"another": OTHER_KEY})
+    served = net.programs[1][0].count
+    elapse(net, 15)
+    assert not net.server.sessions
+    assert net.programs[1][0].count == served
+    net.run(lambda: net.programs[0][0].was_reset is not None, 20)
+    elapse(net, 15)
+    assert not net.client.connected
+    assert net.client.failed is None
+    assert said(net)[0] == "session established"
+    assert said(net)[1] == "no contact for 20 s; open streams that are reset: 1"
+    assert "the server has another key" in said(net)[-1]
+
+
+def test_a_key_that_is_put_back_is_served_again() -> None:
+    net = network()
+    elapse(net, 1)
+    restart_with(net, {})
+    elapse(net, 30)
+    restart_with(net, {"sim": SIMULATED_KEY})
+    elapse(net, 6)
+    net.open(Plan(0, (36, 36), [36]))
+    net.run(net.done, 1)
+    net.verify()
+
+
+def test_a_restart_of_the_server_is_said_once() -> None:
+    net = network()
+    for name in range(3):
+        net.open(Plan(name, (0, 10_000_000), [20_000]))
+    elapse(net, 1)
+    restart_with(net, {"sim": SIMULATED_KEY})
+    elapse(net, 5)
+    assert said(net) == ["session established", "the server was restarted; open streams that are reset: 3"]
+    assert [program.was_reset is not None for program in net.programs[0].values()] == [True] * 3
+
+
+def test_trouble_is_said_once_and_so_is_its_end() -> None:
+    net = network()
+    net.server_up = False
+    elapse(net, 20)
+    assert said(net) == ["cannot reach the server: refused; still trying"]
+    net.server_up = True
+    net.run(lambda: net.client.connected, 10)
+    elapse(net, 60)
+    assert said(net) == ["cannot reach the server: refused; still trying", "session established"]
+
+
+def test_a_client_without_a_session_does_not_flood_who_does_not_answer() -> None:
+    net = network()
+    restart_with(net, {"another": OTHER_KEY})
+    elapse(net, 60)
+    assert net.dials <= 4 + 60 / 0.45
+    assert len(said(net)) == 1
+
+
+def ping_times(net: Network, seconds: float) -> list[float]:
+    """When the server heard of its client."""
+    (session,) = net.server.sessions.values()
+    times, until = [session.heard_at], net.now + seconds
+    net.at(until, lambda: None)
+    while net.now < until:
+        steps = net.steps
+        net.run(lambda: net.steps > steps, seconds + 1)  # noqa: B023
+        if session.heard_at > times[-1] + 0.5:
+            times.append(session.heard_at)
+    return times
+
+
+def test_a_silent_session_with_streams_is_pinged_ever_more_rarely() -> None:
+    config = ClientConfig(idle=100_000.0)  # nothing but pings
+    net = network(config, ServerConfig(idle=100_000.0))
+    net.open(Plan(0, (10, 10), [10], stopped=[True, True]))
+    elapse(net, 1)
+    gaps = [later - earlier for earlier, later in pairwise(ping_times(net, 400))]
+    expected = [min(PING_FIRST * 2**n, PING_LAST) for n in range(len(gaps))]
+    assert len(gaps) >= 8
+    assert gaps == pytest.approx(expected, abs=0.2)
+
+
+def test_a_session_without_streams_is_not_pinged() -> None:
+    net = network(ClientConfig(idle=100_000.0), ServerConfig(idle=100_000.0))
+    elapse(net, 1)
+    assert len(ping_times(net, 100)) == 1
