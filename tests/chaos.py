@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that treats connections badly: it resets them, stalls them for seconds, or goes silent on them for ever.
+"""A TCP proxy on loopback that treats connections badly: it resets them, stalls them, or goes silent on them for ever.
 
 Which connections suffer, how, and at which byte, follows from the seed and the order in which they are made.
 """

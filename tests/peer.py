@@ -76,8 +76,9 @@ class Server:
         self.settle()
 
 
-def request(previous: bytes = NO_SESSION, reuse: int = 0, version: int = VERSION, mode: int = 0) -> Request:
-    return Request(version, mode, reuse, 4, 0, 1024, previous)
+def request(previous: bytes = NO_SESSION) -> Request:
+    """With reuse 0: a carrier takes any number of shots."""
+    return Request(VERSION, 0, 0, 4, 0, 1024, previous)
 
 
 def fresh_ephemeral() -> bytes:
@@ -86,11 +87,11 @@ def fresh_ephemeral() -> bytes:
 
 
 class Peer:
-    """A client with a session of its own. With reuse 0 a carrier takes any number of shots."""
+    """A client with a session of its own."""
 
-    def __init__(self, server: Server, psk: bytes = KEY, reuse: int = 0, previous: bytes = NO_SESSION, ephemeral: bytes = b"") -> None:
+    def __init__(self, server: Server, psk: bytes = KEY, previous: bytes = NO_SESSION) -> None:
         self.server = server
-        self.initiator = Initiator(psk, ephemeral or fresh_ephemeral(), request(previous, reuse))
+        self.initiator = Initiator(psk, fresh_ephemeral(), request(previous))
         self.first_message = self.initiator.message
         carrier = server.connect()
         server.feed(carrier, self.first_message)

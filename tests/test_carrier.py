@@ -244,9 +244,9 @@ def test_due_ones_are_taken_first_in_the_order_of_their_deadlines() -> None:
     rig.set.make_due(rig.carriers[0], NOW)
     rig.set.drop(rig.carriers[1], Op.RESET)
     taken = []
-    while (carrier := rig.set.take(0)) is not None:
-        taken.append(carrier)
-        rig.use(carrier)
+    while (next_one := rig.set.take(0)) is not None:
+        taken.append(next_one)
+        rig.use(next_one)
     assert taken == [rig.carriers[0], rig.carriers[2], rig.carriers[3]]
 
 
@@ -258,8 +258,8 @@ def test_the_reserve_is_kept_of_idle_ones(idle: int, due: int, reserve: int, tak
     for carrier in rig.carriers[:due]:
         rig.set.make_due(carrier, NOW)
     count = 0
-    while (carrier := rig.set.take(reserve)) is not None:  # type: ignore[assignment]
-        rig.use(carrier)
+    while (taken := rig.set.take(reserve)) is not None:
+        rig.use(taken)
         count += 1
     assert count == takes
 

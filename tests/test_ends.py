@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -222,7 +223,7 @@ def test_a_server_refuses_modes_that_it_does_not_support(mode: int) -> None:
 def refused(version: int, mode: int) -> tuple[int, int]:
     """Version and status that a server answers where it grants no session."""
     server = Server()
-    initiator = Initiator(KEY, fresh_ephemeral(), request(version=version, mode=mode))
+    initiator = Initiator(KEY, fresh_ephemeral(), replace(request(), version=version, mode=mode))
     carrier = server.connect()
     server.feed(carrier, initiator.message)
     answer, _ = initiator.read_answer(bytes(server.written[carrier]))

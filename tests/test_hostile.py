@@ -1,5 +1,5 @@
-"""Who does not prove a key gets not a byte, learns nothing from how it is closed, and disturbs nobody; who proves one and breaks the
-rules loses its session, and nobody else notices. Here on a clock of the test's own; test_hostile_real.py does it to programs.
+"""Who proves no key gets not a byte, learns nothing from how it is closed, and disturbs nobody. Who proves one and breaks a rule
+loses its session, and nobody else notices. Here on a clock of the test's own; test_hostile_real.py does it to programs.
 """
 
 from __future__ import annotations

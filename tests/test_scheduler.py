@@ -118,7 +118,8 @@ def test_bulk_streams_share_within_one_payload(sizes: list[int], shots: int, key
         for chunk in chunks:
             sent[chunk.stream] += len(chunk.data)
     counts = [sent[stream] for stream in bulk]
-    assert max(counts) - min(counts) <= SIZE
+    # A turn that a keystroke cut short is made up for in the next round, so that one may be ahead by that much more.
+    assert max(counts) - min(counts) <= (2 * SIZE - 1 if keystrokes else SIZE)
 
 
 def test_small_pieces_of_several_streams_share_a_shot() -> None:

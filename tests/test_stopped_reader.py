@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import select
 import socket
 import statistics
@@ -13,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-
 from tunnel import LIMIT, MEGABYTE, Service, Tunnel, connect, exchange, prepare, receive, receive_exactly, traffic
 
 FIGURES = logging.getLogger("figures")  # pytest --log-cli-level=INFO shows them

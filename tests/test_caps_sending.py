@@ -1,0 +1,205 @@
+"""Every named cap on what an end sends, dials or remembers of its own, at the cap and one beyond it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from peer import KEY, Peer, Server, fresh_ephemeral, request
+
+from tcsplitter import (
+    handshake,
+    streams,
+)
+from tcsplitter._core import STREAM, STREAM_CREDIT, ShotReader, open_frames
+from tcsplitter.carrier import Carrier, Kind, Op
+from tcsplitter.client_end import MAX_ATTEMPTS, ClientConfig, ClientEnd
+from tcsplitter.flow import SESSION_WINDOW
+from tcsplitter.handshake import Gate, Initiator
+from tcsplitter.noise import NoiseError
+from tcsplitter.options import MAX_PAYLOAD
+from tcsplitter.outbox import Outbox
+from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, Pool
+from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery, SentShot
+from tcsplitter.scheduler import MAX_CHUNKS
+from tcsplitter.session import MAX_WANT, Session, SessionConfig
+from tcsplitter.streams import INITIAL_WINDOW, MAX_UNSENT
+from tcsplitter.table import MAX_CONTROL, MAX_STREAMS
+
+Frames = list[tuple[Any, ...]]
+
+
+class ClientSession:
+    """A client's session that was told its keys, and what it sends on its one carrier."""
+
+    def __init__(self, size: int = 10_000) -> None:
+        server = Server()
+        self.peer = Peer(server)
+        self.outbox = Outbox()
+        self.session = Session(SessionConfig(True, size, 0, reserve=0), "peer", self.outbox, {}, 0.0)
+        self.session.id = self.peer.answer.session_id
+        self.session.keys.install(0, self.peer.sealer, self.peer.opener, 0.0)
+
+        self.session.hello(Carrier(Kind.FLING, 0.0), 25.0, 0.0)
+        self.session.flush(0.0)
+        self.outbox.take_actions()
+
+    def shots(self) -> list[Frames]:
+        """What it sends now."""
+        self.session.flush(0.0)
+        sent = b"".join(data for op, _, data in self.outbox.take_actions() if op is Op.WRITE)
+        return [open_frames(self.peer.sealer, record[3])[1] for record in ShotReader().feed(sent)]
+
+    def frames(self) -> Frames:
+        return [frame for shot in self.shots() for frame in shot]
+
+
+def test_data_frames_that_are_unacknowledged() -> None:
+    account = Recovery(10_000)
+    account.on_sent(shot_of(0, MAX_UNACKED_CHUNKS - 1), more_waits=True)
+    assert account.may_send()
+    account.on_sent(shot_of(1, 1), more_waits=True)
+    assert not account.may_send()
+    account.on_ack(0, 0.0, [(1, 1)], [], 2, 0.1)
+    assert account.may_send()
+
+
+def shot_of(number: int, chunks: int) -> SentShot:
+    return SentShot(number, 0.0, 1, Carrier(Kind.FLING, 0.0), [None] * chunks, [])  # type: ignore[list-item]
+
+
+def test_sparse_streams_keep_to_the_unacknowledged_frames_too() -> None:
+    client = ClientSession()
+    for _ in range(MAX_STREAMS):
+        client.session.streams.open().write(b"x")
+    assert sum(frame[0] == STREAM for frame in client.frames()) <= MAX_UNACKED_CHUNKS
+
+
+def test_chunks_in_a_shot() -> None:
+    client = ClientSession()
+    for _ in range(MAX_CHUNKS + 1):
+        client.session.streams.open().write(b"x")
+    counts = [sum(frame[0] == STREAM for frame in shot) for shot in client.shots()]
+    assert counts == [MAX_CHUNKS, 1]
+
+
+def test_control_frames_in_a_shot() -> None:
+    client = ClientSession()
+    for _ in range(MAX_CONTROL + 1):
+        each = client.session.streams.open()
+        client.session.streams.queue_control(streams.Control.STREAM_CREDIT, each)
+    counts = [sum(frame[0] == STREAM_CREDIT for frame in shot) for shot in client.shots()]
+    assert counts[0] == MAX_CONTROL
+    assert sum(counts) == MAX_CONTROL + 1
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(10_000, MAX_UNSENT), (MAX_UNSENT, 2 * MAX_UNSENT), (MAX_PAYLOAD, 2 * MAX_PAYLOAD)])
+def test_what_is_read_ahead_from_a_program(size: int, ahead: int) -> None:
+    each = ClientSession(size).session.streams.open()
+    each.raise_send_limit(2**40)
+    each.write(bytes(ahead - 1))
+    assert each.room == 1
+    each.write(b"x")
+    assert each.room == 0
+
+
+def test_the_first_window_holds_the_sender() -> None:
+    client = ClientSession()
+    each = client.session.streams.open()
+    assert each.room == INITIAL_WINDOW
+    each.write(bytes(INITIAL_WINDOW))
+    assert each.room == 0
+    each.write(b"x")
+    assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == INITIAL_WINDOW
+    each.raise_send_limit(INITIAL_WINDOW + 1)
+    client.session.streams.schedule(each)
+    assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == 1
+
+
+def test_the_window_of_a_session_holds_the_sender() -> None:
+    client = ClientSession()
+    opened = [client.session.streams.open() for _ in range(SESSION_WINDOW // INITIAL_WINDOW)]
+    late = client.session.streams.open()
+    for each in opened[1:]:
+        each.write(bytes(INITIAL_WINDOW))
+    opened[0].write(bytes(INITIAL_WINDOW - 1))
+    assert late.room == 1
+    opened[0].write(b"x")
+    assert late.room == 0
+
+
+def test_idle_carriers_that_an_end_wishes_for() -> None:
+    client = ClientSession(1)
+    client.session.streams.open().write(bytes(INITIAL_WINDOW))
+    client.session.recovery.rate = 1e9
+    assert client.session.want() == MAX_WANT
+
+
+def make_client(burst: int = 1024) -> ClientEnd:
+    return ClientEnd(ClientConfig(burst=burst), "peer", KEY, random.Random(1), 1000.0)
+
+
+def test_handshakes_that_are_unanswered() -> None:
+    client = make_client()
+    asking: dict[Carrier, None] = {}
+    most, now = 0, 1000.0
+    for _ in range(400):
+        now += 0.1
+        client.flush(now)
+        for op, carrier, _ in client.actions():
+            if op is Op.DIAL:
+                client.carrier_connected(carrier, 0.01, now)
+            elif op is Op.WRITE:
+                asking[carrier] = None
+            elif op is Op.RESET:
+                asking.pop(carrier, None)
+        most = max(most, len(asking))
+    assert most == MAX_ATTEMPTS
+
+
+def test_dials_that_are_under_way() -> None:
+    dialled = Pool(4, 60_000, 25.0, random.Random(1), 0.0)
+    for number in range(MAX_DIALING):
+        assert dialled.dials_due(0, 10_000, 60_000, 1.0, 2.0) == MAX_DIALING - number
+        dialled.dialled(Carrier(Kind.FLING, 2.0), 2.0)
+    assert dialled.dials_due(0, 10_000, 60_000, 1.0, 2.0) == 0
+
+
+def test_dials_in_a_second() -> None:
+    dialled = Pool(4, 60_000, 25.0, random.Random(1), 0.0)
+    total, now, step = 0, 0.0, 0.001
+    while now < 2.0:
+        for _ in range(dialled.dials_due(0, 10_000, 60_000, 0.0, now)):
+            carrier = Carrier(Kind.FLING, now)
+            dialled.dialled(carrier, now)
+            dialled.connected(carrier)
+            total += 1
+        now += step
+    assert total == pytest.approx(DIAL_BURST + 2.0 * DIALS_PER_SECOND, rel=0.02)
+    assert total <= DIAL_BURST + 2.0 * DIALS_PER_SECOND
+
+
+@pytest.mark.parametrize("burst", [4, 64, 1024])
+def test_carriers_that_a_pool_grows_to(burst: int) -> None:
+    dialled = Pool(4, burst, 25.0, random.Random(1), 0.0)
+    alive = 0
+    for step in range(400):
+        for _ in range(dialled.dials_due(0, alive, 60_000, 0.01, step * 0.02)):
+            carrier = Carrier(Kind.FLING, 0.0)
+            dialled.dialled(carrier, step * 0.02)
+            dialled.connected(carrier)
+            alive += 1
+    assert alive == burst
+
+
+def test_requests_that_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "MAX_SEEN", 3)
+    gate = Gate({"peer": KEY}, 0.0)
+    messages = [Initiator(KEY, fresh_ephemeral(), request()).message for _ in range(4)]
+    for message in messages[:3]:
+        gate.respond(message, 0.0)
+    with pytest.raises(NoiseError, match="repeated"):
+        gate.respond(messages[0], 0.0)
+    gate.respond(messages[3], 0.0)
+    gate.respond(messages[0], 0.0)
