@@ -30,6 +30,8 @@ from tcsplitter.handshake import (
 )
 from tcsplitter.outbox import Note
 from tcsplitter.server_end import PROVISIONAL_SECONDS, ServerConfig, ServerEnd
+from tcsplitter.streams import Control, Stream
+from tcsplitter.table import StreamTable
 
 OTHER_KEY = bytes(range(2, 34))
 INSTANCE = b"instance"
@@ -64,6 +66,7 @@ class Alone:
         self.asking: dict[Carrier, bytes] = {}
         """First messages on carriers that are open."""
         self.asked_at: list[float] = []
+        self.dialled: list[Carrier] = []
         self.busy = False
         """Whether it asked for anything since that was last set to False."""
 
@@ -75,6 +78,7 @@ class Alone:
             for op, carrier, data in actions:
                 self.busy = True
                 if op is Op.DIAL:
+                    self.dialled.append(carrier)
                     self.client.carrier_connected(carrier, self.rtt, self.now)
                 elif op is Op.WRITE and carrier.session is None:
                     self.asking[carrier] = data
@@ -174,6 +178,17 @@ def test_handshakes_that_are_unanswered_are_bounded_and_grow_rare() -> None:
     gaps = [later - earlier for earlier, later in pairwise(alone.asked_at)]
     assert min(gaps[-10:]) > 4.0
     assert max(gaps) < 6.0
+
+
+def test_a_client_that_is_not_answered_dials_one_pool_and_handshakes() -> None:
+    alone = Alone()
+    alone.wait(3.0)
+    pool = [carrier for carrier in alone.dialled if carrier not in alone.asking]
+    assert len(pool) == ClientConfig().conns
+    for carrier in pool:
+        alone.client.carrier_eof(carrier, alone.now)
+    alone.wait(100.0)
+    assert len(alone.dialled) == len(pool) + len(alone.asked_at)
 
 
 def test_an_answer_in_pieces() -> None:
@@ -405,14 +420,6 @@ def test_trouble_is_said_once_and_so_is_its_end() -> None:
     assert said(net) == ["cannot reach the server: refused; still trying", "session established"]
 
 
-def test_a_client_without_a_session_does_not_flood_who_does_not_answer() -> None:
-    net = network()
-    restart_with(net, {"another": OTHER_KEY})
-    elapse(net, 60)
-    assert net.dials <= 4 + 60 / 0.45
-    assert len(said(net)) == 1
-
-
 def ping_times(net: Network, seconds: float) -> list[float]:
     """When the server heard of its client."""
     (session,) = net.server.sessions.values()
@@ -435,6 +442,23 @@ def test_a_silent_session_with_streams_is_pinged_ever_more_rarely() -> None:
     expected = [min(PING_FIRST * 2**n, PING_LAST) for n in range(len(gaps))]
     assert len(gaps) >= 8
     assert gaps == pytest.approx(expected, abs=0.2)
+
+
+def test_a_session_that_hears_of_its_server_is_not_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue_control = StreamTable.queue_control
+    pings: list[float] = []
+
+    def watch(table: StreamTable, kind: Control, stream: Stream | None = None) -> None:
+        if kind is Control.PING:
+            pings.append(net.now)
+        queue_control(table, kind, stream)
+
+    monkeypatch.setattr(StreamTable, "queue_control", watch)
+    net = network()
+    net.open(Plan(0, (0, 500), [1], chatty=1.0))
+    elapse(net, 60)
+    assert net.programs[0][0].count > 60
+    assert pings == []
 
 
 def test_a_session_without_streams_is_not_pinged() -> None:

@@ -382,6 +382,15 @@ def test_start_up_goes_on_while_the_rate_grows() -> None:
     assert account.rate == pytest.approx(2**5 * SIZE / 0.1)
 
 
+def test_an_ack_of_several_shots_at_once_does_not_look_like_a_fast_line() -> None:
+    account = make()
+    account.sample_rtt(0.05, 0.0)
+    for number, at in enumerate([0.0, 0.5, 0.9]):
+        account.on_sent(shot(number, at), more_waits=True)
+    ack(account, 0, 2, 1.0, delay=0.05)
+    assert account.rate == pytest.approx(3 * SIZE / 1.0)
+
+
 def test_a_program_that_sends_little_does_not_lower_the_rate() -> None:
     account, now = drive(1e6, 0.05, SIZE, 3.0)
     before = account.rate

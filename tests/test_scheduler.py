@@ -122,6 +122,22 @@ def test_bulk_streams_share_within_one_payload(sizes: list[int], shots: int, key
     assert max(counts) - min(counts) <= (2 * SIZE - 1 if keystrokes else SIZE)
 
 
+def test_a_turn_that_is_cut_short_gives_no_more_in_the_long_run() -> None:
+    rig = Rig()
+    cut_short, other = rig.stream(200 * SIZE), rig.stream(200 * SIZE)
+    typist = rig.stream()
+    sent: Counter[Stream] = Counter()
+    previous = other
+    for _ in range(100):
+        rig.scheduler.now += 1.0
+        if rig.scheduler.bulk[0] is cut_short is not previous:
+            typist.write(bytes(SIZE // 2))
+        previous = rig.scheduler.bulk[0]
+        for chunk in rig.shot():
+            sent[chunk.stream] += len(chunk.data)
+    assert abs(sent[cut_short] - sent[other]) < 2 * SIZE
+
+
 def test_small_pieces_of_several_streams_share_a_shot() -> None:
     rig = Rig()
     streams = [rig.stream() for _ in range(5)]
@@ -169,6 +185,16 @@ def test_a_lost_chunk_goes_first_and_keeps_its_borders() -> None:
     again = rig.shot()
     assert again[0] is lost
     assert shape(again) == [(stream.id, 0, 300), (stream.id, 300, SIZE - 300)]
+
+
+def test_a_lost_chunk_goes_before_what_waits_already() -> None:
+    rig = Rig()
+    rig.stream(300)
+    (lost,) = rig.shot()
+    rig.stream(10)
+    rig.stream(10)
+    rig.lose(lost)
+    assert rig.shot()[0] is lost
 
 
 def test_lost_chunks_go_in_the_order_of_their_offsets() -> None:

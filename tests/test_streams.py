@@ -157,6 +157,18 @@ def test_data_after_a_reset_of_this_end_is_dropped_as_it_comes() -> None:
     assert rig.end.news == {}
 
 
+def test_pieces_that_wait_for_a_gap_to_be_filled_are_counted() -> None:
+    rig = Rig()
+    counts = []
+    for offset in (10, 30, 20, 0):
+        rig.stream.receive(offset, bytes(10), False)
+        counts.append(rig.end.table.pieces)
+    assert counts == [1, 2, 1, 0]
+    rig.stream.receive(90, bytes(10), False)
+    rig.stream.reset()
+    assert rig.end.table.pieces == 0
+
+
 def test_the_local_side_is_told_of_what_it_has_to_look_at() -> None:
     rig = Rig()
     news = rig.end.news
@@ -324,7 +336,8 @@ def test_a_reader_that_stopped_gets_no_more_than_it_took(steps: int) -> None:
 def test_who_sends_nothing_more_is_granted_nothing_more() -> None:
     reader = Reader()
     reader.stream.receive(0, bytes(INITIAL_WINDOW), True)
-    reader.stream.consume(INITIAL_WINDOW, NOW)
+    reader.stream.consume(HALF, NOW)
+    reader.stream.consume(HALF, NOW)
     assert reader.granted() == []
     assert reader.stream.at_end
 
