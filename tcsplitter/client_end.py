@@ -33,6 +33,8 @@ ASK_RTTS, ASK_SECONDS = 2.0, 0.5
 ASK_OFTEN_SECONDS, ASK_MAX_SECONDS = 60.0, 5.0
 """For how long, and to what pause then."""
 MAX_ATTEMPTS = 8
+LOST_SECONDS = 5.0
+"""After so long without an answer the user is told that contact is lost."""
 STALL_RTTS, STALL_SECONDS = 3.0, 1.0
 """Who has waited for the larger of these asks whether the session lives."""
 SUSPECT_RTTS, SUSPECT_SECONDS = 2.0, 0.25
@@ -44,6 +46,7 @@ PATIENCE_SECONDS = 30.0
 SILENT_SERVER = (
     "no answer to the handshake: the server has another key, is no tcsplitter server, or the line is down; still trying"
 )
+ONLY_HANDSHAKES = "the server answers handshakes, but nothing else gets through, or is tampered with on its way; still trying"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class ClientEnd:
         self._instance = b""
         """The server's, as the last answer gave it."""
         self._trouble = ""
+        self._announced = False
+        """The user was told that there is a session."""
         self._failing_since = inf
         """Since when every dial has failed."""
         self._stopping = False
@@ -260,6 +265,7 @@ class ClientEnd:
             self._report_trouble("the server has no room for another session; still trying")
 
     def _begin_epoch(self, answer: Answer, keys: SessionKeys, now: float) -> None:
+        barren = self.connected and self.session.has_work and not self.session.counters.shots_received
         if answer.status == STATUS_NEW:
             unused = not self.session.counters.shots_received and answer.instance == self._instance
             if unused:
@@ -274,13 +280,21 @@ class ClientEnd:
             self.session.distrust_idle()
         self._instance = answer.instance
         self.session.keys.install(answer.epoch, keys.sealer(), keys.opener(), now)
-        if self._trouble or self.session.heard_at == self._started_at:
-            self._outbox.note(logging.INFO, "session established" if answer.status == STATUS_NEW else "contact again")
-            self._trouble = ""
+        if barren:
+            self._report_trouble(ONLY_HANDSHAKES)
+        else:
+            self._clear_trouble("session established" if answer.status == STATUS_NEW else "contact again")
         self._pool.revive(now)
         for carrier in list(self._waiting):
             del self._waiting[carrier]
             self.session.hello(carrier, self._pool.idle_for(), now)
+
+    def _clear_trouble(self, text: str) -> None:
+        """Say that all is well, if it was not, or was not known to be."""
+        if self._trouble or not self._announced:
+            self._outbox.note(logging.INFO, text)
+        self._trouble = ""
+        self._announced = True
 
     def _report_trouble(self, text: str) -> None:
         """Say once what is wrong, and again only if it changes."""
@@ -298,13 +312,15 @@ class ClientEnd:
         if self.session.closed:
             self._outbox.note(logging.WARNING, f"the session ended: {self.session.closed}")
             self.session = self._fresh_session(now)
+        if self._trouble == ONLY_HANDSHAKES and self.session.counters.shots_received:
+            self._clear_trouble("contact again")
         self._give_up_streams(now)
         self._ping(now)
         if not self._asks(now):
             self._asking_since = now
         elif now >= self._ask_at:
             self._ask(now)
-            if now - self._asking_since > STALL_SECONDS and not self.connected:
+            if now - self._asking_since > (LOST_SECONDS if self.connected else STALL_SECONDS):
                 self._report_trouble(self._trouble or SILENT_SERVER)
         self.session.flush(now)
         self._dial(now)
@@ -373,6 +389,11 @@ class ClientEnd:
     def news(self) -> list[Stream]:
         """Streams that the local side has to look at."""
         return self._outbox.take_news()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `news` has something to give."""
+        return bool(self._outbox.news)
 
     def notes(self) -> list[Note]:
         """What the user should know."""

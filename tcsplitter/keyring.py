@@ -74,7 +74,7 @@ class Keyring:
         """A shot of this epoch has opened."""
         epoch.opened += 1
         epoch.volume += size
-        if epoch is not self.sealing and not self._client and epoch.expires_at == inf:
+        if epoch is not self.sealing and epoch.expires_at == inf:
             self._switch_to(epoch, now)
 
     def _switch_to(self, epoch: Epoch, now: float) -> None:

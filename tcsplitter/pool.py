@@ -39,6 +39,7 @@ class Pool:
         self._random = random
         self._dialing: dict[Carrier, float] = {}
         self._failures = 0
+        self._failed_at = -inf
         self._not_before = now
         self._tokens = float(DIAL_BURST)
         self._filled_at = now
@@ -96,10 +97,14 @@ class Pool:
         """A dial succeeded."""
         self._dialing.pop(carrier, None)
         self._failures = 0
+        self._not_before = -inf
 
     def failed(self, carrier: Carrier, now: float) -> None:
-        """A dial failed, or was given up: wait before the next one, longer each time."""
+        """A dial failed, or was given up: wait before the next one, longer each time. Those of one moment count as one."""
         self._dialing.pop(carrier, None)
+        if now == self._failed_at:
+            return
+        self._failed_at = now
         backoff = min(FIRST_BACKOFF * 2**self._failures, LAST_BACKOFF)
         self._failures = min(self._failures + 1, 16)
         self._not_before = now + backoff * (0.75 + 0.5 * self._random.random())

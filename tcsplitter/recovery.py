@@ -35,6 +35,8 @@ INITIAL_BYTES, INITIAL_SHOTS = 160_000, 4
 """What may be under way before a rate is known: so many bytes, but at least so many shots; those always may."""
 SMALLEST_SHARE, REGAIN = 0.05, 1.05
 """When shots are lost for their age the bound is halved, once in a while that such a verdict takes; each ack regains a little."""
+LATE_RTTS, LATE_SAMPLES, LATE_WINDOWS = 1.25, 32, 4
+"""A shot is late after so many RTTs at least; the limit is taken anew after so many acks; so many windows may be late."""
 MAX_UNACKED_CHUNKS = 8_192
 """STREAM frames that may be unacknowledged: each can leave a gap at the other end."""
 STARTUP_GAIN, CRUISE_GAIN = 2.89, 2.0
@@ -50,8 +52,8 @@ class SentShot:
     """A data shot that was sent and what it held."""
 
     __slots__ = (
-        "by_time", "carrier", "chunks", "control", "delivered", "delivered_at", "judged_from", "limited", "number", "sent_at",
-        "size",
+        "by_time", "carrier", "chunks", "control", "delivered", "delivered_at", "judged_from", "late", "limited", "number",
+        "sent_at", "size",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +78,7 @@ class SentShot:
         self.delivered = 0
         self.delivered_at = 0.0
         self.limited = False
+        self.late = False
 
 
 class Quantiles:
@@ -116,7 +119,11 @@ class Recovery:
         self.lost: dict[int, SentShot] = {}
         """Taken for lost, in the order of the verdicts; kept for LOST_MEMORY, to learn from a late ack."""
         self.in_flight = 0
-        """Bytes of `sent`."""
+        """Bytes of `sent` that are not late."""
+        self.late_bytes = 0
+        """Bytes of `sent` that are."""
+        self.late_after = inf
+        """Age in seconds at which a shot is late: beyond the path's p95, and beyond what an undisturbed ack needs."""
         self.chunks_in_flight = 0
         self.delay = Quantiles()
         """From sending a shot to its ack."""
@@ -140,6 +147,8 @@ class Recovery:
         self._flat_rounds = 0
         self._patience = 1.0
         self._share = 1.0
+        self._young: deque[SentShot] = deque()
+        self._acked = 0
         self._halve_at = 0.0
 
     @property
@@ -149,11 +158,6 @@ class Recovery:
     @property
     def give_up_after(self) -> float:
         return max(GIVE_UP_RTTS * self.rtt, GIVE_UP_SECONDS, self.lost_after)
-
-    @property
-    def late_after(self) -> float:
-        """Age at which a shot is late: beyond the path's p95, and beyond what an undisturbed ack needs."""
-        return max(1.1 * self.rtt, self.delay.at(0.95))
 
     def sample_rtt(self, seconds: float, now: float) -> None:
         """Take an RTT in: that of an ack, the time to dial, or what the hello says."""
@@ -174,8 +178,9 @@ class Recovery:
         return max(INITIAL_SHOTS * self._size, self._share * bound)
 
     def may_send(self) -> bool:
-        """Whether bulk data may go: the line takes more."""
-        return self.in_flight < self.window() and self.chunks_left > 0
+        """Whether bulk data may go: the line takes more, and late shots, which have an account of their own, are not too many."""
+        window = self.window()
+        return self.in_flight < window and self.late_bytes < LATE_WINDOWS * window and self.chunks_left > 0
 
     @property
     def chunks_left(self) -> int:
@@ -192,9 +197,23 @@ class Recovery:
         self.sent[shot.number] = shot
         self.in_flight += shot.size
         self.chunks_in_flight += len(shot.chunks)
+        self._young.append(shot)
+
+    def note_late(self, now: float) -> None:
+        """Move the shots that have become late to their own account."""
+        limit = now - self.late_after
+        while self._young and self._young[0].sent_at < limit:
+            shot = self._young.popleft()
+            if shot.number in self.sent:
+                shot.late = True
+                self.in_flight -= shot.size
+                self.late_bytes += shot.size
 
     def _leave(self, shot: SentShot) -> None:
-        self.in_flight -= shot.size
+        if shot.late:
+            self.late_bytes -= shot.size
+        else:
+            self.in_flight -= shot.size
         self.chunks_in_flight -= len(shot.chunks)
 
     def on_ack(
@@ -227,17 +246,21 @@ class Recovery:
                 self._patience = min(1.5 * self._patience, MAX_PATIENCE)
         else:
             self._leave(shot)
+            self._patience = max(1.0, self._patience * 0.999)
         self._share = min(1.0, self._share * REGAIN)
         age = now - shot.sent_at
-        if age > self.late_after:
-            self.late_shots += 1
-        else:
-            self._patience = max(1.0, self._patience * 0.999)
-        self.delay.add(age)
+        self._sample_delay(age)
         if delay is not None:
             self.sample_rtt(age - delay, now)
         self._sample_rate(shot, now)
         return shot
+
+    def _sample_delay(self, age: float) -> None:
+        self.late_shots += age > self.late_after
+        self.delay.add(age)
+        self._acked += 1
+        if self._acked % LATE_SAMPLES == 0:
+            self.late_after = max(LATE_RTTS * self.rtt, self.delay.at(0.95))
 
     def _sample_rate(self, shot: SentShot, now: float) -> None:
         """Delivery rate since the last delivery before the shot was sent (draft-cheng-iccrg-delivery-rate-estimation)."""

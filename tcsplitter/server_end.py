@@ -178,7 +178,7 @@ class ServerEnd:
             return
         if not records:
             return
-        if session.closed or not session.welcome(carrier, records[0], now):
+        if self.sessions.get(session.id) is not session or session.closed or not session.welcome(carrier, records[0], now):
             self._refuse(carrier, newcomer, "its hello is old, or not genuine")
             return
         self._newcomers.remove(carrier)
@@ -305,6 +305,11 @@ class ServerEnd:
     def news(self) -> list[Stream]:
         """Streams that the local side has to look at; a new one has no `app`."""
         return self._outbox.take_news()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `news` has something to give."""
+        return bool(self._outbox.news)
 
     def notes(self) -> list[Note]:
         """What the user should know."""

@@ -157,8 +157,12 @@ class Session:
         try:
             kind, rtt_us, want = open_hello(epoch.open, sealed)
             carrier.kind = Kind(kind)
+        except (InvalidTag, RemoteProtocolError):
+            return False
+        try:
             self._opened(epoch, number, len(sealed), want)
-        except (InvalidTag, RemoteProtocolError, ValueError):
+        except RemoteProtocolError as error:
+            self.fail(str(error))
             return False
         self._acks.add(number)
         if rtt_us:
@@ -382,6 +386,7 @@ class Session:
             self.keys.forget_old(now)
         if now >= self.recovery.deadline():
             self._judge()
+        self.recovery.note_late(now)
         if not self.has_work:
             self.waiting_since = now
         if self.keys.can_seal and not self.closed:

@@ -87,8 +87,8 @@ class Stream:
 
     __slots__ = (
         "_fin_cut", "_finishing", "_granted_at", "_host", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked",
-        "_returned", "_send_limit", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit", "id", "incoming",
-        "queue", "reset_code", "sent_reset",
+        "_returned", "_send_limit", "_sender_held", "_sent", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit",
+        "id", "incoming", "queue", "reset_code", "sent_reset",
     )  # fmt: skip
 
     def __init__(self, host: Host, stream_id: int, opened: bool) -> None:
@@ -116,7 +116,11 @@ class Stream:
         self._send_limit = INITIAL_WINDOW
         self._window = INITIAL_WINDOW
         self._limit = INITIAL_WINDOW
+        self._sent = 0
+        """Bytes sent when the stream was reset."""
         self._granted_at = -inf
+        self._sender_held = False
+        """The sender used its credit up while a gap kept the reader waiting."""
         self._returned = 0
 
     # ------------------------------------------------------------------ the local side: sending
@@ -177,7 +181,8 @@ class Stream:
     def consume(self, count: int, now: float) -> None:
         """The local program took `count` bytes: grant as many more when half a window has come together.
 
-        The window doubles when that took less than two RTTs: then it holds the sender, and the reader keeps up.
+        The window doubles when it holds the sender and the reader keeps up: when half of it took less than two RTTs, or when the
+        sender had used it up behind a gap, and the reader has taken all since the gap was filled.
         """
         incoming = self.incoming
         incoming.consume(count)
@@ -186,9 +191,12 @@ class Stream:
             if incoming.at_end:
                 self._host.forget_if_done(self)
             return
-        if incoming.read_offset + self._window - self._limit >= self._window // 2:
-            if now - self._granted_at < max(GROWTH_RTTS * self._host.rtt, GROWTH_SECONDS) and self._window < MAX_WINDOW:
+        caught_up = self._sender_held and not incoming.readable
+        if incoming.read_offset + self._window - self._limit >= self._window // 2 or caught_up:
+            fast = now - self._granted_at < max(GROWTH_RTTS * self._host.rtt, GROWTH_SECONDS)
+            if (fast or caught_up) and self._window < MAX_WINDOW:
                 self._window *= 2
+            self._sender_held = False
             self._granted_at = now
             self._limit = incoming.read_offset + self._window
             self._host.queue_control(Control.STREAM_CREDIT, self)
@@ -210,12 +218,7 @@ class Stream:
     def _receiving_done(self) -> bool:
         if self.reset_code is not None or self.incoming.at_end:
             return True
-        return self.sent_reset is not None and self._arrived_whole
-
-    @property
-    def _arrived_whole(self) -> bool:
-        final = self.incoming.final_size
-        return final >= 0 and self._returned == final
+        return self.sent_reset is not None and self.incoming.final_size >= 0
 
     @property
     def credit_limit(self) -> int:
@@ -288,7 +291,7 @@ class Stream:
     @property
     def final_size(self) -> int:
         """Bytes of this stream sent so far, for RESET."""
-        return self._unsent.offset
+        return self._unsent.offset if self.sent_reset is None else self._sent
 
     def raise_send_limit(self, limit: int) -> bool:
         """Whether the credit that came is news: a smaller one is an older one."""
@@ -305,6 +308,7 @@ class Stream:
         before = self.incoming.highest
         pieces = self.incoming.pieces
         fresh = self.incoming.insert(offset, data, fin)
+        self._sender_held |= self.incoming.pieces > 0 and self.incoming.highest + len(data) > self._limit
         self._host.count_received(self.incoming.highest - before, self.incoming.pieces - pieces)
         if self.sent_reset is not None:
             self._drop_incoming(self.incoming.highest)
@@ -317,11 +321,15 @@ class Stream:
     def receive_reset(self, code: int, final_size: int) -> None:
         """The other end reset the stream. Raises RemoteProtocolError if the final size contradicts what came before."""
         incoming = self.incoming
+        if final_size > self._limit:
+            raise RemoteProtocolError(f"reset stream {self.id} after {final_size} bytes with a credit of {self._limit}")
         if final_size < incoming.highest or incoming.final_size not in (-1, final_size):
             raise RemoteProtocolError(f"reset stream {self.id} with a final size that contradicts its data")
         if self.reset_code is not None:
             return
-        self._host.count_received(final_size - incoming.highest, 0)
+        self._host.count_received(final_size - incoming.highest, -incoming.pieces)
+        incoming.insert(final_size, b"", True)
+        self._host.count_received(0, incoming.pieces)
         self._drop_incoming(final_size)
         self.reset_code = code
         if self.sent_reset is None and not self._sending_done:
@@ -339,6 +347,7 @@ class Stream:
         self.sent_reset = code
 
     def _drop_outgoing(self) -> None:
+        self._sent = self._unsent.offset
         self._host.sending.unsent -= self._unsent.clear()
         self._host.sending.lost_chunks -= len(self._resend)
         self._resend.clear()

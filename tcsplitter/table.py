@@ -81,6 +81,8 @@ class StreamTable:
         full = len(self._open) >= MAX_STREAMS
         if len(self._open) >= 2 * MAX_STREAMS:
             raise RemoteProtocolError(f"opens streams although {MAX_STREAMS} were refused")
+        if len(self._closed) > 2 * MAX_STREAMS:
+            raise RemoteProtocolError("skips stream ids without end")
         stream = self._open[stream_id] = Stream(self, stream_id, opened=True)
         if full:
             stream.reset(TOO_MANY)

@@ -343,7 +343,7 @@ class Network:
             actions = end.actions()
             for op, carrier, data in actions:
                 self._perform(side, op, carrier, data)
-            if not news and not actions:
+            if not (news or actions or end.has_news):
                 break
         else:
             raise AssertionError(f"seed {self.seed}: an end does not come to rest")

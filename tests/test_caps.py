@@ -121,13 +121,12 @@ def test_the_credit_of_a_session() -> None:
     assert "credit" in rig.ended_by(stream(SESSION_WINDOW, 0, b"x"))
 
 
-def test_a_final_size_counts_against_the_credit_of_a_session() -> None:
+def test_a_final_size_counts_against_the_credit_of_its_stream() -> None:
     rig = Rig()
-    rig.send(reset(0, final_size=SESSION_WINDOW))
+    rig.send(reset(0, final_size=INITIAL_WINDOW))
     assert rig.peer.alive
-    rig.send(reset(2, final_size=SESSION_WINDOW))  # the first one's bytes were given back
-    assert rig.peer.alive
-    assert "credit" in rig.ended_by(reset(4, final_size=SESSION_WINDOW + 1))
+    assert rig.session.held == 0
+    assert "credit" in rig.ended_by(reset(2, final_size=INITIAL_WINDOW + 1))
 
 
 def test_the_window_of_a_stream_stops_growing() -> None:

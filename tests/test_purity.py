@@ -9,6 +9,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tcsplitter"
 FORBIDDEN = {"asyncio", "os", "random", "selectors", "socket", "threading", "time"}
 PURE = (
+    "acks",
+    "flow",
+    "keyring",
+    "newcomers",
+    "outbox",
+    "scheduler",
+    "table",
     "session",
     "recovery",
     "pool",

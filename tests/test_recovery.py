@@ -19,6 +19,7 @@ from tcsplitter.recovery import (
     GIVE_UP_SECONDS,
     INITIAL_BYTES,
     INITIAL_SHOTS,
+    LATE_SAMPLES,
     LOST_MEMORY,
     LOST_RTTS,
     LOST_SECONDS,
@@ -245,20 +246,40 @@ def test_a_lost_shot_is_forgotten_in_time() -> None:
     assert ack(account, 0, 1, 12.0) == [1]
 
 
-@pytest.mark.parametrize(("age", "late"), [(0.109, 0), (0.111, 1)])
+def acknowledge_many(account: Recovery, age: float, rtt: float = 0.1) -> None:
+    """So many acks after `age` that lateness is judged by them."""
+    account.sample_rtt(rtt, 0.0)
+    for number in range(LATE_SAMPLES):
+        account.on_sent(shot(number, 0.0), more_waits=True)
+        ack(account, number, number, age, delay=age - rtt)
+
+
+@pytest.mark.parametrize(("age", "late"), [(0.124, 0), (0.126, 1)])
 def test_a_shot_is_late_beyond_what_an_undisturbed_ack_needs(age: float, late: int) -> None:
-    account = make(1)
-    account.sample_rtt(0.1, 0.0)
-    ack(account, 0, 0, age, delay=age - 0.1)
+    account = make()
+    acknowledge_many(account, 0.1)
+    account.on_sent(shot(LATE_SAMPLES, 1.0), more_waits=True)
+    ack(account, LATE_SAMPLES, LATE_SAMPLES, 1.0 + age, delay=age - 0.1)
     assert account.late_shots == late
 
 
 def test_a_shot_is_late_beyond_the_95th_percentile() -> None:
     account = make()
-    account.sample_rtt(0.1, 0.0)
-    for _ in range(100):
-        account.delay.add(0.5)
+    acknowledge_many(account, 0.5)
     assert 0.5 <= account.late_after <= 0.5 * 2**0.125
+
+
+def test_late_shots_have_an_account_of_their_own() -> None:
+    account = make()
+    acknowledge_many(account, 0.1)
+    account.on_sent(shot(100, 1.0), more_waits=True)
+    account.on_sent(shot(101, 1.1), more_waits=True)
+    account.note_late(1.0 + 1.2 * 0.1)
+    assert (account.in_flight, account.late_bytes) == (2 * SIZE, 0)
+    account.note_late(1.0 + 1.3 * 0.1)
+    assert (account.in_flight, account.late_bytes) == (SIZE, SIZE)
+    ack(account, 100, 101, 1.2)
+    assert (account.in_flight, account.late_bytes) == (0, 0)
 
 
 # --- how much may be under way
