@@ -19,6 +19,8 @@ MAX_WINDOW = 16 * 1024 * 1024
 """Ceiling of what one stream may have granted and unread, bytes."""
 GROWTH_RTTS, GROWTH_SECONDS = 2.0, 0.01
 """A window whose half is consumed in less than the larger of these is too small."""
+FAST_GROWTH, GAP_GROWTH = 2, 4
+"""Factors by which it grows."""
 MAX_UNSENT = 262_144
 """Bytes read from the local program ahead of sending, or two payloads where those are larger."""
 
@@ -181,8 +183,8 @@ class Stream:
     def consume(self, count: int, now: float) -> None:
         """The local program took `count` bytes: grant as many more when half a window has come together.
 
-        The window doubles when it holds the sender and the reader keeps up: when half of it took less than two RTTs, or when the
-        sender had used it up behind a gap, and the reader has taken all since the gap was filled.
+        The window grows when it holds the sender and the reader keeps up: when half of it took less than two RTTs, or when the
+        sender had used it up behind a gap, and the reader has taken all since the gap was filled. A gap lasts for many RTTs.
         """
         incoming = self.incoming
         incoming.consume(count)
@@ -194,8 +196,8 @@ class Stream:
         caught_up = self._sender_held and not incoming.readable
         if incoming.read_offset + self._window - self._limit >= self._window // 2 or caught_up:
             fast = now - self._granted_at < max(GROWTH_RTTS * self._host.rtt, GROWTH_SECONDS)
-            if (fast or caught_up) and self._window < MAX_WINDOW:
-                self._window *= 2
+            growth = GAP_GROWTH if caught_up else FAST_GROWTH if fast else 1
+            self._window = min(growth * self._window, MAX_WINDOW)
             self._sender_held = False
             self._granted_at = now
             self._limit = incoming.read_offset + self._window
