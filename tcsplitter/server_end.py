@@ -79,6 +79,10 @@ class ServerEnd:
         self._timers: list[tuple[float, int, Session]] = []
         self._armed: dict[Session, float] = {}
         self._serial = 0
+        self._held: dict[Session, int] = {}
+        """Bytes held, of the sessions that hold any."""
+        self._total_held = 0
+        self._over_cap: dict[Session, None] = {}
         self._sweep_at = now + SWEEP_SECONDS
 
     # ------------------------------------------------------------------------------- local side
@@ -91,16 +95,23 @@ class ServerEnd:
     @property
     def reading_paused(self) -> bool:
         """A cap is exceeded: only carriers that `carrier_may_read` names are read."""
-        return self._held_too_much() or any(session.over_cap for session in self.sessions.values())
+        return self._total_held > MAX_HELD or bool(self._over_cap)
 
     def carrier_may_read(self, carrier: Carrier) -> bool:
         session = carrier.session
         if session is None or carrier.reader.pending:
             return True
-        return not (session.over_cap or self._held_too_much())
+        return not session.over_cap and self._total_held <= MAX_HELD
 
-    def _held_too_much(self) -> bool:
-        return sum(session.held for session in self.sessions.values()) > MAX_HELD
+    def _account(self, session: Session) -> None:
+        """Keep the sum of what all sessions hold, so that no wake has to look at those that nothing happened to."""
+        held = 0 if session.closed else session.held
+        self._total_held += held - self._held.pop(session, 0)
+        self._over_cap.pop(session, None)
+        if held:
+            self._held[session] = held
+        if session.over_cap and not session.closed:
+            self._over_cap[session] = None
 
     def stop(self, now: float) -> None:
         """End all sessions; after the next actions the process may exit."""
@@ -263,6 +274,7 @@ class ServerEnd:
         self._touched.clear()
         for session in touched:
             session.flush(now)
+            self._account(session)
             if session.closed:
                 self._forget(session)
             else:
@@ -287,6 +299,7 @@ class ServerEnd:
         for session in list(self.sessions.values()):
             if now - session.heard_at > (self._config.linger if session.streams else LINGER_WITHOUT_STREAMS):
                 session.close(STOPPED, "no contact")
+                self._account(session)
                 self._forget(session)
 
     def deadline(self) -> float:

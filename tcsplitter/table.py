@@ -173,5 +173,6 @@ class StreamTable:
 
     def return_credit(self, count: int) -> None:
         """The local program consumed bytes."""
+        self._touch()
         if self.receiving.give_back(count):
             self.queue_control(Control.CREDIT)

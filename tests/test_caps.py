@@ -223,6 +223,7 @@ def test_shots_that_are_half_there() -> None:
     assert end.carrier_may_read(one_more)
     assert end.carrier_may_read(rig.server.connect())  # a newcomer costs next to nothing
     end.carrier_lost(one_more, rig.server.now)
+    rig.server.settle()
     assert not end.reading_paused
 
 
@@ -237,6 +238,7 @@ def test_what_a_server_holds_for_all_sessions(monkeypatch: pytest.MonkeyPatch) -
     assert server.end.reading_paused
     assert not server.end.carrier_may_read(rigs[1][1])
     rigs[0][0].stream(0).consume(1, 0.0)
+    server.settle()
     assert not server.end.reading_paused
     assert rig.server.end.carrier_may_read(rig.line)
 

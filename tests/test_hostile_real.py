@@ -362,4 +362,4 @@ def test_a_client_says_what_is_wrong_and_recovers(behave: Callable[[socket.socke
                 behave.__name__, said_after, warnings, dials, time.monotonic() - began,
             )  # fmt: skip
             assert len(warnings) == 1
-            assert len(client.lines) <= 5  # listening, what is wrong, well again, and what became of the stream
+            assert len(client.lines) <= 6  # listening, contact, what is wrong (two lines), well again, and the stream

@@ -134,6 +134,9 @@ def test_stopped_readers_stop_their_senders(way: str, count: int, fast_at_first:
         assert peak < MOST_MEMORY
 
 
+MOST_ROUNDS = 10
+
+
 def upload(address: str) -> float:
     """Bytes per second of 20 MB."""
     began = time.monotonic()
@@ -160,8 +163,10 @@ def test_neighbours_of_a_stopped_stream_keep_their_rate(way: str) -> None:
     programs = Programs()
     with Service(programs.serve) as service, Tunnel(service.address) as tunnel:
         measure(tunnel.address)  # the pool has grown, caches are warm
-        alone, beside = [], []
-        for _ in range(3):
+        alone, beside = [0.0], [0.0]
+        for _ in range(MOST_ROUNDS):  # the best of either is compared: a busy machine needs more rounds to show it
+            if max(beside) >= 0.9 * max(alone) > 0 and len(beside) > 3:
+                break
             alone.append(measure(tunnel.address))
             with start(tunnel.address, _STOP) as stopped_up, start(tunnel.address, _FLOOD) as _:
                 offer(stopped_up)  # the flood of the other one stands still by then, too
