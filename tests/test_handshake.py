@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from cryptography.exceptions import InvalidTag
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
@@ -37,8 +37,6 @@ from tcsplitter.handshake import (
     tag_key,
 )
 from tcsplitter.noise import HandshakeState, NoiseError
-
-FAST = settings(derandomize=True, max_examples=60, deadline=None)
 
 PSK = bytes(range(32))
 OTHER_PSK = bytes(range(1, 33))
@@ -75,7 +73,6 @@ def flipped(message: bytes, position: int) -> bytes:
 # What the messages hold.
 
 
-@FAST
 @given(request=requests)
 def test_request_survives_the_wire(request: Request) -> None:
     data = request.encode()
@@ -84,7 +81,6 @@ def test_request_survives_the_wire(request: Request) -> None:
     assert Request.decode(data[:18] + b"\xff" * 14) == request
 
 
-@FAST
 @given(answer=grants | refusals)
 def test_answer_survives_the_wire(answer: Answer) -> None:
     data = answer.encode()
@@ -101,7 +97,6 @@ def test_the_layouts_are_those_of_the_protocol() -> None:
     assert answer.encode() == b"\x01\x01\x07\x00session1instance" + bytes(12)
 
 
-@FAST
 @given(data=st.binary(max_size=80))
 def test_any_bytes_decode_or_are_the_other_ends_fault(data: bytes) -> None:
     if len(data) == 32:
@@ -150,7 +145,6 @@ def test_an_answer_that_does_not_fit_is_a_fault_of_this_end() -> None:
 # Both ends together.
 
 
-@FAST
 @given(psk=keys32, own=keys32, other=keys32, request=requests, answer=grants | refusals)
 def test_both_ends_agree(psk: bytes, own: bytes, other: bytes, request: Request, answer: Answer) -> None:
     client = Initiator(psk, own, request)
@@ -327,7 +321,6 @@ def test_a_request_of_another_length_is_refused(size: int) -> None:
         gate().respond((initiator().message + b"\0")[:size], 0.0)
 
 
-@FAST
 @given(message=st.binary(max_size=120) | st.binary(min_size=REQUEST_SIZE, max_size=REQUEST_SIZE))
 def test_garbage_is_refused(message: bytes) -> None:
     with pytest.raises(NoiseError):
@@ -404,7 +397,6 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
     assert budget.allows(10.1)
 
 
-@FAST
 @given(failures=st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 20_000)), max_size=60))
 def test_the_trials_allowed_are_bounded(failures: list[tuple[float, int]]) -> None:
     budget, now, spent = TrialBudget(now=0.0), 0.0, 0

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tcsplitter.errors import ConfigError
@@ -24,8 +24,6 @@ from tcsplitter.keys import (
     load_keys,
     write_key_file,
 )
-
-FAST = settings(derandomize=True, max_examples=60, deadline=None)
 
 FIRST, SECOND, THIRD = (bytes([number]) * 32 for number in (1, 2, 3))
 A, B, C = (b64encode(key).decode() for key in (FIRST, SECOND, THIRD))
@@ -74,7 +72,6 @@ def refusal(path: str) -> str:
 # Reading.
 
 
-@FAST
 @given(keys=st.dictionaries(names, keys32, min_size=1, max_size=8))
 def test_named_keys_come_back_in_order(tmp_path_factory: pytest.TempPathFactory, keys: dict[str, bytes]) -> None:
     by_key = {key: name for name, key in keys.items()}
@@ -205,7 +202,6 @@ def test_a_name_of_the_longest_size(file: Path) -> None:
     assert load_keys(put(file, f"{'n' * MAX_NAME} {A}")) == {"n" * MAX_NAME: FIRST}
 
 
-@FAST
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_keys_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = put(tmp_path_factory.mktemp("keys") / "keys", data)
@@ -234,7 +230,6 @@ def test_environment_values_that_are_refused(value: str) -> None:
 # Making keys.
 
 
-@FAST
 @given(key=keys32)
 def test_a_generated_key_is_read_back(key: bytes) -> None:
     assert len(generate_key(key)) == 44

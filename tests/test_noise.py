@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tcsplitter.errors import LocalProtocolError, TcsplitterError
@@ -19,7 +19,6 @@ PROLOGUE = b"tcsplitter 1"
 CLIENT_EPHEMERAL = b"\x11" * 32
 SERVER_EPHEMERAL = b"\x22" * 32
 
-FAST = settings(derandomize=True, max_examples=60, deadline=None)
 keys32 = st.binary(min_size=32, max_size=32)
 
 # Public keys whose order divides the cofactor: 0, 1, p - 1, p, p + 1 and the two points of order 8 (RFC 7748 section 6.1).
@@ -85,7 +84,6 @@ def test_the_vector_has_transport_messages() -> None:
     assert [len(vector["messages"]) for vector in VECTORS] == [6]
 
 
-@FAST
 @given(psk=keys32, prologue=st.binary(max_size=64), own=keys32, other=keys32, request=st.binary(), answer=st.binary())
 def test_both_ends_read_what_was_written_and_agree(
     psk: bytes, prologue: bytes, own: bytes, other: bytes, request: bytes, answer: bytes
@@ -102,7 +100,6 @@ def test_both_ends_read_what_was_written_and_agree(
     assert initiator.handshake_hash == responder.handshake_hash
 
 
-@FAST
 @given(message=st.binary(max_size=200))
 def test_garbage_never_opens(message: bytes) -> None:
     with pytest.raises(NoiseError):

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tcsplitter import options
@@ -16,20 +16,17 @@ from tcsplitter.options import Address, ClientOptions, ServerOptions
 
 _KEY = {"laptop": b"k" * 32}
 _SOMEWHERE = Address("192.0.2.7", 443)
-_FAST = settings(derandomize=True, max_examples=200, deadline=None)
 
 _names = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z]{2,5})?", fullmatch=True)
 _hosts = st.one_of(_names, st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str))
 
 
-@_FAST
 @given(_hosts, st.integers(0, 65_535))
 def test_an_address_survives_its_text(host: str, port: int) -> None:
     address = Address(host, port)
     assert options.parse_address("--listen", str(address)) == address
 
 
-@_FAST
 @given(st.text(max_size=30))
 def test_any_text_is_an_address_or_a_config_error_that_names_flag_and_value(text: str) -> None:
     try:
@@ -41,7 +38,6 @@ def test_any_text_is_an_address_or_a_config_error_that_names_flag_and_value(text
         assert address is None or str(address) == text or int(text.rpartition(":")[2]) == address.port
 
 
-@_FAST
 @given(st.integers(1, 10**11))
 def test_milliseconds_become_seconds(milliseconds: int) -> None:
     assert options.parse_milliseconds("--idle", str(milliseconds)) == milliseconds / 1000
@@ -103,7 +99,6 @@ def test_not_loopback(host: str) -> None:
     assert not Address(host, 1).is_loopback
 
 
-@_FAST
 @given(st.ip_addresses())
 def test_loopback_is_what_the_standard_library_says(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     assert Address(str(address), 1).is_loopback == address.is_loopback
