@@ -25,8 +25,12 @@ GIVE_UP_RTTS, GIVE_UP_SECONDS = 10.0, 3.0
 """A carrier with an unacknowledged shot is reset after the larger of these."""
 LOST_MEMORY = 10.0
 """Seconds for which a shot that was taken for lost may still be acknowledged."""
-MAX_PATIENCE = 4.0
-"""How far verdicts that proved wrong may stretch LOST_*."""
+MAX_PATIENCE, PATIENCE_FADES = 2.0, 0.99
+"""How far verdicts that proved wrong may stretch LOST_*, and the factor by which each timely ack takes it back.
+
+Small on purpose: a payload that is sent again costs little, while one that meets several dead carriers in a row waits this
+long for each of them, and its stream with it.
+"""
 DEFAULT_RTT = 0.2
 """Seconds; taken for the RTT until one was measured."""
 MIN_RTT_SECONDS = 15.0
@@ -157,7 +161,7 @@ class Recovery:
 
     @property
     def give_up_after(self) -> float:
-        return max(GIVE_UP_RTTS * self.rtt, GIVE_UP_SECONDS, self.lost_after)
+        return max(GIVE_UP_RTTS * self.rtt, GIVE_UP_SECONDS)
 
     def sample_rtt(self, seconds: float, now: float) -> None:
         """Take an RTT in: that of an ack, the time to dial, or what the hello says."""
@@ -246,7 +250,7 @@ class Recovery:
                 self._patience = min(1.5 * self._patience, MAX_PATIENCE)
         else:
             self._leave(shot)
-            self._patience = max(1.0, self._patience * 0.999)
+            self._patience = max(1.0, self._patience * PATIENCE_FADES)
         self._share = min(1.0, self._share * REGAIN)
         age = now - shot.sent_at
         self._sample_delay(age)

@@ -225,7 +225,7 @@ def test_patience_has_a_ceiling_and_wears_off() -> None:
     account = make()
     lose_and_deliver(account, 10, 0.0)
     assert account.lost_after == pytest.approx(MAX_PATIENCE * LOST_SECONDS, rel=0.01)
-    assert account.give_up_after == account.lost_after > GIVE_UP_SECONDS
+    assert account.give_up_after > account.lost_after
     before = account.lost_after
     for number in range(100, 3_000):
         account.on_sent(shot(number, 5.0), more_waits=True)
