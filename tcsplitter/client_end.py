@@ -359,7 +359,10 @@ class ClientEnd:
             self._reset(carrier)
         if not session.id and (self._trouble or now - self._started_at > ASK_OFTEN_SECONDS):
             return
-        idle = len(session.carriers.idle) + len(self._waiting)
+        # Those that froze look idle until they are retired: beyond the usual number only young ones count.
+        young = now - session.recovery.give_up_after
+        fresh = sum(carrier.used_at > young for carrier in session.carriers.idle)
+        idle = fresh + min(len(session.carriers.idle) - fresh, self._config.conns) + len(self._waiting)
         alive = len(session.carriers.all) + len(self._waiting)
         want = session.want() + session.peer_want(now) if session.id else 0
         for _ in range(self._pool.dials_due(idle, alive, want, rtt, now)):

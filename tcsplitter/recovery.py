@@ -38,7 +38,8 @@ MIN_RTT_SECONDS = 15.0
 INITIAL_BYTES, INITIAL_SHOTS = 160_000, 4
 """What may be under way before a rate is known: so many bytes, but at least so many shots; those always may."""
 SMALLEST_SHARE, REGAIN = 0.05, 1.05
-"""When shots are lost for their age the bound is halved, once in a while that such a verdict takes; each ack regains a little."""
+"""When a shot is lost for its age, and none that was sent later arrived, the line is full: the bound is halved, once in the
+time that such a verdict takes. Each ack regains a little."""
 LATE_RTTS, LATE_SAMPLES, LATE_WINDOWS = 1.25, 32, 4
 """A shot is late after so many RTTs at least; the limit is taken anew after so many acks; so many windows may be late."""
 MAX_UNACKED_CHUNKS = 8_192
@@ -154,6 +155,8 @@ class Recovery:
         self._young: deque[SentShot] = deque()
         self._acked = 0
         self._halve_at = 0.0
+        self._newest_delivered = -inf
+        """When the youngest of the delivered shots was sent: one that was overtaken has a dead carrier, not a full line."""
 
     @property
     def lost_after(self) -> float:
@@ -252,6 +255,7 @@ class Recovery:
             self._leave(shot)
             self._patience = max(1.0, self._patience * PATIENCE_FADES)
         self._share = min(1.0, self._share * REGAIN)
+        self._newest_delivered = max(self._newest_delivered, shot.sent_at)
         age = now - shot.sent_at
         self._sample_delay(age)
         if delay is not None:
@@ -318,7 +322,7 @@ class Recovery:
             shot.by_time = by_time
             shot.judged_from = now
             self.lost[number] = shot
-            if by_time and now >= self._halve_at:
+            if by_time and shot.sent_at >= self._newest_delivered and now >= self._halve_at:
                 self._share = max(SMALLEST_SHARE, self._share / 2)
                 self._halve_at = now + self.lost_after
         return shot

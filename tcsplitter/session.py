@@ -433,7 +433,8 @@ class Session:
             urgent = self.streams.has_control or bool(sparse)
             if not urgent and not (self.streams.scheduler.bulk and self.recovery.may_send()):
                 return
-            carrier = self.carriers.take(0 if urgent else self.config.reserve)
+            # Bulk that has nothing under way would have no way to say what it wants.
+            carrier = self.carriers.take(self.config.reserve if not urgent and self.recovery.in_flight else 0)
             if carrier is None:
                 return
             self._send_data(carrier)
