@@ -73,8 +73,8 @@ class ShotWriter:
     """
 
     def __init__(self) -> None: ...
-    def begin(self, want: int) -> None:
-        """Start a body, in place of one that was not sealed; `want` above 65,535 is cut to that."""
+    def begin(self, want: int, held: int) -> None:
+        """Start a body, in place of one that was not sealed; `want` and `held` above 65,535 are cut to that."""
     def ping(self) -> None: ...
     def ack(self, answered: int, delay_us: int, ranges: Ranges, rebuilt: Ranges) -> None: ...
     def credit(self, total: int) -> None: ...
@@ -85,21 +85,21 @@ class ShotWriter:
     def stream(self, stream_id: int, offset: int, data: Buffer, fin: bool) -> None: ...
     @property
     def size(self) -> int:
-        """Bytes of the body so far, `want` included; 0 before `begin`."""
+        """Bytes of the body so far, its head included; 0 before `begin`."""
     def seal(self, aead: Aead, flags: int, epoch: int, number: int) -> bytes:
         """Seal the body: the shot as it goes on the wire. The body is gone after that. `flags` is 0 or FINAL."""
 
-def seal_hello(aead: Aead, epoch: int, number: int, kind: int, rtt_us: int, want: int) -> bytes:
-    """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 and a want above 65,535 are cut.
+def seal_hello(aead: Aead, epoch: int, number: int, kind: int, rtt_us: int) -> bytes:
+    """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 is cut to that.
 
     Raises LocalProtocolError for values that cannot be put on the wire.
     """
 
-def open_hello(aead: Aead, record: bytes) -> tuple[int, int, int]:
-    """Open a hello: kind, rtt_us, want. Raises InvalidTag or RemoteProtocolError."""
+def open_hello(aead: Aead, record: bytes) -> tuple[int, int]:
+    """Open a hello: kind, rtt_us. Raises InvalidTag or RemoteProtocolError."""
 
-def open_frames(aead: Aead, record: bytes) -> tuple[int, list[tuple[Any, ...]]]:
-    """Open a shot and take its body apart: want, and frames as
+def open_frames(aead: Aead, record: bytes) -> tuple[int, int, list[tuple[Any, ...]]]:
+    """Open a shot and take its body apart: want, held, and frames as
 
     (PING,) · (ACK, answered, delay_us, ranges, rebuilt) · (CREDIT, total) · (STREAM_CREDIT, id, limit) ·
     (RESET, id, code, final_size) · (CLOSE, code, reason) · (STREAM, id, offset, data, fin)

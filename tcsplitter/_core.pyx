@@ -55,9 +55,10 @@ cdef enum:
     _STREAM_OPEN_ENDED = 0x02
     _WANT_SIZE = 2
     _MAX_WANT = 65_535
-    _MIN_SEALED = _WANT_SIZE + TAG_SIZE
+    _BODY_HEAD = 2 * _WANT_SIZE
+    _MIN_SEALED = _BODY_HEAD + TAG_SIZE
     _MAX_BODY = MAX_SEALED - TAG_SIZE
-    _HELLO_SIZE = 7
+    _HELLO_SIZE = 5
     _MAX_HELLO_KIND = 3
     _MAX_REASON = 255
     _FRAME_HEAD = 1 + 3 * 8  # the longest frame but ACK, without data and reason
@@ -295,12 +296,14 @@ cdef class ShotWriter:
             self._put_varint(value)
         return self._finish()
 
-    def begin(self, want):
-        """Start a body; `want` above 65,535 is cut to that."""
-        if want < 0:
-            raise LocalProtocolError(f"want is {want}")
-        _store(<uint8_t*> PyByteArray_AS_STRING(self._buffer), min(want, _MAX_WANT), _WANT_SIZE)
-        self.size = _WANT_SIZE
+    def begin(self, want, held):
+        """Start a body; `want` and `held` above 65,535 are cut to that."""
+        cdef uint8_t* head = <uint8_t*> PyByteArray_AS_STRING(self._buffer)
+        if want < 0 or held < 0:
+            raise LocalProtocolError(f"want is {want}, held is {held}")
+        _store(head, min(want, _MAX_WANT), _WANT_SIZE)
+        _store(head + _WANT_SIZE, min(held, _MAX_WANT), _WANT_SIZE)
+        self.size = _BODY_HEAD
 
     def ping(self):
         self._put_frame(PING, ())
@@ -381,14 +384,13 @@ cdef bytes _seal(object aead, object flags, object epoch, object number, object 
     return head + sealed
 
 
-def seal_hello(aead, epoch, number, kind, rtt_us, want):
-    """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 and a want above 65,535 are cut."""
+def seal_hello(aead, epoch, number, kind, rtt_us):
+    """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 is cut to that."""
     cdef uint8_t body[_HELLO_SIZE]
-    if not 0 <= kind <= _MAX_HELLO_KIND or rtt_us < 0 or want < 0:
-        raise LocalProtocolError(f"no hello: kind {kind}, RTT {rtt_us}, want {want}")
+    if not 0 <= kind <= _MAX_HELLO_KIND or rtt_us < 0:
+        raise LocalProtocolError(f"no hello: kind {kind}, RTT {rtt_us}")
     body[0] = kind
     _store(body + 1, min(rtt_us, 0xffffffff), 4)
-    _store(body + 5, min(want, _MAX_WANT), _WANT_SIZE)
     return _seal(aead, HELLO, epoch, number, PyBytes_FromStringAndSize(<char*> body, _HELLO_SIZE), _HELLO_SIZE)
 
 
@@ -728,27 +730,27 @@ cdef bytes _open(object aead, bytes record, bint hello):
 
 
 def open_hello(aead, bytes record not None):
-    """Open a hello: kind, rtt_us, want. Raises InvalidTag or RemoteProtocolError."""
+    """Open a hello: kind, rtt_us. Raises InvalidTag or RemoteProtocolError."""
     cdef bytes body = _open(aead, record, True)
     cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(body)
     if len(body) != _HELLO_SIZE or base[0] > _MAX_HELLO_KIND:
         raise RemoteProtocolError(f"a hello of {len(body)} bytes and kind {base[0]}")
-    return base[0], _load(base + 1, 4), _load(base + 5, _WANT_SIZE)
+    return base[0], _load(base + 1, 4)
 
 
 def open_frames(aead, bytes record not None):
-    """Open a shot and take its body apart: want, and the frames in order. Raises InvalidTag or RemoteProtocolError."""
+    """Open a shot and take its body apart: want, held, and the frames in order. Raises InvalidTag or RemoteProtocolError."""
     cdef bytes body = _open(aead, record, False)
     cdef _Cursor cursor
     cdef list frames = []
     cursor.base = <const uint8_t*> PyBytes_AS_STRING(body)
-    cursor.at = _WANT_SIZE
+    cursor.at = _BODY_HEAD
     cursor.end = len(body)
     while cursor.at < cursor.end:
         if len(frames) == MAX_FRAMES:
             raise RemoteProtocolError(f"more than {MAX_FRAMES} frames in a shot")
         frames.append(_read_frame(&cursor, body))
-    return _load(cursor.base, _WANT_SIZE), frames
+    return _load(cursor.base, _WANT_SIZE), _load(cursor.base + _WANT_SIZE, _WANT_SIZE), frames
 
 
 # --- RangeSet -------------------------------------------------------------------------------------------------------------

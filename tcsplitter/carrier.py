@@ -64,8 +64,8 @@ class Carrier:
     """
 
     __slots__ = (
-        "ack_by", "backlog", "closed", "eof", "expires_at", "greeting", "idle_for", "io", "kind", "outstanding", "owes_ack",
-        "reader", "rx_final", "sent", "session", "tx_final", "tx_left", "used_at",
+        "ack_by", "backlog", "closed", "eof", "expires_at", "greeting", "hello", "idle_for", "io", "kind", "outstanding",
+        "owes_ack", "reader", "rx_final", "sent", "session", "tx_final", "tx_left", "used_at",
     )  # fmt: skip
 
     def __init__(self, kind: Kind, now: float) -> None:
@@ -81,6 +81,8 @@ class Carrier:
         self.session: Owner | None = None
         self.greeting = b""
         """Client: the hello, until it is sent, alone or before the first shot."""
+        self.hello = -1
+        """Client: number of the hello."""
         self.reader = ShotReader()
         self.closed = False
         """The protocol has no more use for it."""
@@ -101,6 +103,26 @@ class Carrier:
         """Bytes in its send queue, as far as known: what was sent, or what the last probe found."""
 
 
+class PeerCarriers:
+    """What the other end said last about its idle carriers; the highest shot number stands."""
+
+    __slots__ = ("_number", "held", "said_at", "want")
+
+    def __init__(self) -> None:
+        self.want = 0
+        """How many it wishes to find."""
+        self.held = 0
+        """How many it has: those that froze on their way it does not count, and this end would."""
+        self.said_at = -inf
+        self._number = -1
+
+    def state(self, number: int, want: int, held: int, now: float) -> None:
+        """A shot of this number says so."""
+        if number > self._number:
+            self._number = number
+            self.want, self.held, self.said_at = want, held, now
+
+
 class CarrierSet:
     """The carriers of a session, and which of their halves this end may use.
 
@@ -112,6 +134,8 @@ class CarrierSet:
         self.all: dict[Carrier, None] = {}
         self.idle: dict[Carrier, None] = {}
         """The newest last."""
+        self.unconfirmed: dict[int, Carrier] = {}
+        """Client: idle ones whose hello the other end has not confirmed, by its number, oldest first."""
         self.due: deque[Carrier] = deque()
         """In the order of `ack_by`, but for those that were used or closed meanwhile."""
         self.partial = 0
@@ -132,6 +156,28 @@ class CarrierSet:
         self.idle[carrier] = None
         self.partial += carrier.reader.pending
         self.expire(carrier, now + idle_for)
+
+    def greet(self, carrier: Carrier, number: int) -> None:
+        """Client: the hello got this number."""
+        carrier.hello = number
+        self.unconfirmed[number] = carrier
+
+    def confirm(self, ranges: list[tuple[int, int]]) -> None:
+        """The other end has the shots and hellos of these numbers."""
+        unconfirmed = self.unconfirmed
+        for low, high in ranges if unconfirmed else ():
+            known = unconfirmed if high - low > len(unconfirmed) else range(low, high + 1)
+            for number in [n for n in known if low <= n <= high and n in unconfirmed]:
+                del unconfirmed[number]
+
+    def on_their_way(self, since: float) -> int:
+        """Idle carriers that were dialled since then and that the other end may not know yet."""
+        while self.unconfirmed:
+            number, carrier = next(iter(self.unconfirmed.items()))
+            if carrier.used_at > since:
+                break
+            del self.unconfirmed[number]
+        return len(self.unconfirmed)
 
     def feed(self, carrier: Carrier, data: bytes) -> list[tuple[int, int, int, bytes]]:
         """The shots that are whole now. Raises RemoteProtocolError for what cannot be a shot."""
@@ -171,6 +217,7 @@ class CarrierSet:
         carrier.ack_by = inf
         carrier.owes_ack = False
         self.idle.pop(carrier, None)
+        self.unconfirmed.pop(carrier.hello, None)
         if not final:
             self.idle[carrier] = None
             return
@@ -207,6 +254,7 @@ class CarrierSet:
             self.partial -= carrier.reader.pending
             self.all.pop(carrier, None)
             self.idle.pop(carrier, None)
+            self.unconfirmed.pop(carrier.hello, None)
             self._actions.append((op, carrier, b""))
 
     def expire(self, carrier: Carrier, at: float) -> None:

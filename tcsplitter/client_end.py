@@ -359,12 +359,13 @@ class ClientEnd:
             self._reset(carrier)
         if not session.id and (self._trouble or now - self._started_at > ASK_OFTEN_SECONDS):
             return
-        # Those that froze look idle until they are retired: beyond the usual number only young ones count.
-        young = now - session.recovery.give_up_after
-        fresh = sum(carrier.used_at > young for carrier in session.carriers.idle)
-        idle = fresh + min(len(session.carriers.idle) - fresh, self._config.conns) + len(self._waiting)
-        alive = len(session.carriers.all) + len(self._waiting)
-        want = session.want() + session.peer_want(now) if session.id else 0
+        carriers, peer = session.carriers, session.peer
+        idle, alive = len(carriers.idle) + len(self._waiting), len(carriers.all) + len(self._waiting)
+        want = session.want() if session.id else 0
+        # What the other end said long ago it would not say now.
+        if (since := now - session.recovery.give_up_after) < peer.said_at:
+            idle = min(idle, peer.held + carriers.on_their_way(since) + len(self._waiting))
+            want += peer.want
         for _ in range(self._pool.dials_due(idle, alive, want, rtt, now)):
             carrier = Carrier(Kind.FLING, now)
             self._pool.dialled(carrier, now)

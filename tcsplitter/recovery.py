@@ -40,8 +40,9 @@ INITIAL_BYTES, INITIAL_SHOTS = 160_000, 4
 SMALLEST_SHARE, REGAIN = 0.05, 1.05
 """When a shot is lost for its age, and none that was sent later arrived, the line is full: the bound is halved, once in the
 time that such a verdict takes. Each ack regains a little."""
-LATE_RTTS, LATE_SAMPLES, LATE_WINDOWS = 1.25, 32, 4
-"""A shot is late after so many RTTs at least; the limit is taken anew after so many acks; so many windows may be late."""
+LATE_RTTS, LATE_SPREAD, LATE_SAMPLES, LATE_WINDOWS = 1.25, 2.0, 32, 4
+"""A shot is late after so many RTTs at least, and after so many times the path's p75 even if more than 5 % of the carriers
+are dead; the limit is taken anew after so many acks; so many windows may be late."""
 MAX_UNACKED_CHUNKS = 8_192
 """STREAM frames that may be unacknowledged: each can leave a gap at the other end."""
 STARTUP_GAIN, CRUISE_GAIN = 2.89, 2.0
@@ -128,7 +129,7 @@ class Recovery:
         self.late_bytes = 0
         """Bytes of `sent` that are."""
         self.late_after = inf
-        """Age in seconds at which a shot is late: beyond the path's p95, and beyond what an undisturbed ack needs."""
+        """Age in seconds at which a shot is late: beyond the path's p95 where carriers live, and beyond what an undisturbed ack needs."""
         self.chunks_in_flight = 0
         self.delay = Quantiles()
         """From sending a shot to its ack."""
@@ -238,6 +239,10 @@ class Recovery:
                 acked.append(self._deliver(number, None, now))
         return acked
 
+    def knows(self, number: int) -> bool:
+        """Whether the shot was sent and neither acknowledged nor forgotten."""
+        return number in self.sent or number in self.lost
+
     def _known(self, low: int, high: int) -> list[int]:
         """Outstanding numbers from low to high, without walking a range that is much longer than the account."""
         if high - low > 2 * (len(self.sent) + len(self.lost)):
@@ -268,7 +273,8 @@ class Recovery:
         self.delay.add(age)
         self._acked += 1
         if self._acked % LATE_SAMPLES == 0:
-            self.late_after = max(LATE_RTTS * self.rtt, self.delay.at(0.95))
+            usual, most = self.delay.at(0.75), self.delay.at(0.95)
+            self.late_after = max(LATE_RTTS * self.rtt, min(most, LATE_SPREAD * usual))
 
     def _sample_rate(self, shot: SentShot, now: float) -> None:
         """Delivery rate since the last delivery before the shot was sent (draft-cheng-iccrg-delivery-rate-estimation)."""

@@ -39,11 +39,12 @@ from tcsplitter._core import (
     seal_hello,
 )
 from tcsplitter.acks import Acks
-from tcsplitter.carrier import Carrier, CarrierSet, Kind, Op
+from tcsplitter.carrier import Carrier, CarrierSet, Kind, Op, PeerCarriers
 from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
 from tcsplitter.keyring import Epoch, Keyring
 from tcsplitter.outbox import Outbox
 from tcsplitter.recovery import Recovery, SentShot
+from tcsplitter.repair import Repair
 from tcsplitter.stats import Counters
 from tcsplitter.streams import Control
 from tcsplitter.table import StreamTable
@@ -54,7 +55,7 @@ MAX_PARTIAL = 32 * 1024 * 1024
 """Bytes of shots that have not arrived whole, in all carriers of a session."""
 RESERVE = 2
 """Idle carriers kept for control frames and sparse streams."""
-MAX_WANT, WANT_SECONDS = 1024, 5.0
+MAX_WANT = 1024
 STOPPED, PROTOCOL = 0, 1
 """Codes of CLOSE."""
 
@@ -88,6 +89,7 @@ class Session:
         self.recovery = Recovery(config.size)
         self.counters = Counters()
         self.streams = StreamTable(config.client, config.size, name, outbox.news, self._touch)
+        self._repair = Repair(self.recovery, self.carriers, self.streams, self.counters, outbox)
         self.closed: str | None = None
         """Why the session ended."""
         self.suspect = False
@@ -98,13 +100,12 @@ class Session:
         """When stream data came last."""
         self.waiting_since = now
         """Since when something is under way or waits to be sent."""
+        self.peer = PeerCarriers()
         self.keys = Keyring(config.client)
         self.epochs_made = 0
         """Server: how many handshakes were answered for this session."""
         self.now = now
         self._next_number = 0
-        self._peer_want = 0
-        self._want_number = -1
         self._replay = ReplayWindow()
         self._acks = Acks(now)
         self._writer = ShotWriter()
@@ -131,7 +132,7 @@ class Session:
     def begin_again(self) -> None:
         """Client: the same server has dropped the session before anything reached it, so all can be sent again in another one."""
         for carrier in list(self.carriers.all):
-            self._kill(carrier)
+            self._repair.kill(carrier, self.now)
         self.keys.clear()
 
     # -------------------------------------------------------------------------------- carriers
@@ -140,10 +141,11 @@ class Session:
         """Client: greet the server on a fresh connection, which is then idle. Needs keys."""
         self.enter(now)
         epoch = self._sealing_epoch()
+        number = self._take_number(epoch)
         self.carriers.adopt(carrier, self, idle_for, now)
+        self.carriers.greet(carrier, number)
         self.counters.carriers += 1
-        rtt_us = min(int(self.recovery.min_rtt * 1e6), 2**32 - 1)
-        hello = seal_hello(epoch.seal, epoch.number, self._take_number(epoch), int(carrier.kind), rtt_us, self.want())
+        hello = seal_hello(epoch.seal, epoch.number, number, int(carrier.kind), int(self.recovery.min_rtt * 1e6))
         carrier.greeting = self.id + hello
         self._greeters.append(carrier)
 
@@ -155,12 +157,12 @@ class Session:
         if epoch is None or self._replay.check(number) != FRESH:
             return False
         try:
-            kind, rtt_us, want = open_hello(epoch.open, sealed)
+            kind, rtt_us = open_hello(epoch.open, sealed)
             carrier.kind = Kind(kind)
         except (InvalidTag, RemoteProtocolError):
             return False
         try:
-            self._opened(epoch, number, len(sealed), want)
+            self._opened(epoch, number, len(sealed))
         except RemoteProtocolError as error:
             self.fail(str(error))
             return False
@@ -202,12 +204,13 @@ class Session:
             return False
         if verdict == FRESH:
             try:
-                want, frames = open_frames(epoch.open, sealed)
+                want, held, frames = open_frames(epoch.open, sealed)
             except InvalidTag:
                 return False
             if flags & (HELLO | PARITY):
                 raise RemoteProtocolError("sent a hello or parity where none is allowed")
-            self._opened(epoch, number, len(sealed), want)
+            self._opened(epoch, number, len(sealed))
+            self.peer.state(number, want, held, self.now)
             self._act_on(carrier, number, frames)
         else:
             self.counters.shots_dropped += 1
@@ -215,7 +218,7 @@ class Session:
             self.carriers.finished(carrier, self._ack_delay(), self.recovery.give_up_after, self.now)
         return True
 
-    def _opened(self, epoch: Epoch, number: int, size: int, want: int) -> None:
+    def _opened(self, epoch: Epoch, number: int, size: int) -> None:
         """A record was genuine: from here on it is the other end that speaks."""
         self._replay.mark(number)
         self.keys.opened(epoch, size, self.now)
@@ -223,9 +226,6 @@ class Session:
         self.counters.bytes_received += size
         self.heard_at = self.now
         self.suspect = False
-        if number > self._want_number:
-            self._want_number = number
-            self._peer_want = want
 
     def _act_on(self, carrier: Carrier, number: int, frames: list[tuple[Any, ...]]) -> None:
         if self.streams.pieces + len(frames) > MAX_PIECES and not all(map(self._fills_a_gap, frames)):
@@ -257,7 +257,7 @@ class Session:
         self.enter(now)
         self._touch()
         carrier.eof = True
-        if not carrier.rx_final and (not carrier.tx_final or self._unacknowledged(carrier)):
+        if not carrier.rx_final and (not carrier.tx_final or self._repair.outstanding(carrier)):
             self.carrier_lost(carrier, now)
         elif carrier.tx_final:
             self.carriers.drop(carrier, Op.CLOSE)
@@ -268,21 +268,12 @@ class Session:
         self._touch()
         if not carrier.closed:
             self.suspect = True
-            self._kill(carrier)
+            self._repair.kill(carrier, now)
 
     def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
-        """The answer to a PROBE: while the send queue shrinks, what is on the carrier is not lost."""
+        """The answer to a PROBE: so many bytes wait in the send queue."""
         self.enter(now)
-        progress = 0 < outstanding < carrier.outstanding and not carrier.closed
-        carrier.outstanding = outstanding
-        for shot in self.recovery.overdue(now):
-            if shot.carrier is not carrier:
-                continue
-            if progress:
-                self.recovery.spare(shot, now)
-                self.carriers.expire(carrier, now + self.recovery.give_up_after)
-            else:
-                self._lose(shot.number, by_time=True)
+        self._repair.progress(carrier, outstanding, now)
 
     def distrust_idle(self) -> None:
         """Reset all idle carriers: the machine slept, or the path changed."""
@@ -293,31 +284,7 @@ class Session:
         """What came on a carrier is not from the other end, or damaged."""
         self.counters.shots_refused += 1
         self.outbox.note(WARNING, f"session of {self.name}: a connection brought what does not open; it is reset", "shot refused")
-        self._kill(carrier)
-
-    def _kill(self, carrier: Carrier) -> None:
-        """Reset a carrier that is dead or not to be trusted."""
-        self.counters.carriers_died += 1
-        self.carriers.drop(carrier, Op.RESET)
-        for number in carrier.sent:
-            self._lose(number, by_time=False)
-
-    def _lose(self, number: int, by_time: bool) -> None:
-        """A data shot is taken for lost: what it held is sent again."""
-        shot = self.recovery.lose(number, by_time, self.now)
-        if shot is None:
-            return
-        self.counters.shots_lost += 1
-        self.carriers.suspend(shot.carrier)
-        for chunk in shot.chunks:
-            if chunk.stream.chunk_lost(chunk):
-                self.streams.schedule(chunk.stream)
-        for kind, stream in shot.control:
-            if kind != Control.PING:
-                self.streams.queue_control(kind, stream)
-
-    def _unacknowledged(self, carrier: Carrier) -> bool:
-        return any(n in self.recovery.sent or n in self.recovery.lost for n in carrier.sent)
+        self._repair.kill(carrier, self.now)
 
     # ---------------------------------------------------------------------------------- frames
 
@@ -325,6 +292,7 @@ class Session:
         """A ping asks for nothing but the ack."""
 
     def _on_ack(self, answered: int, delay_us: int, ranges: list[tuple[int, int]], rebuilt: list[tuple[int, int]]) -> None:
+        self.carriers.confirm(ranges)
         for shot in self.recovery.on_ack(answered, delay_us * 1e-6, ranges, rebuilt, self._next_number, self.now):
             self.carriers.resume(shot.carrier)
             for chunk in shot.chunks:
@@ -366,10 +334,6 @@ class Session:
         """Something is under way or waits to be sent."""
         return bool(self.recovery.sent or self.streams.has_control or self.streams.scheduler)
 
-    def peer_want(self, now: float) -> int:
-        """Idle carriers that the other end wishes to find; what it said long ago it would not say now."""
-        return self._peer_want if now - self.heard_at < WANT_SECONDS else 0
-
     def want(self) -> int:
         """Idle carriers that this end wishes to find: what leaves while one is dialled, and what waits now."""
         leaving = 1.25 * self.recovery.rate_at(self.now) * 1.5 * self.recovery.rtt
@@ -385,7 +349,7 @@ class Session:
         if now >= self.keys.check_at:
             self.keys.forget_old(now)
         if now >= self.recovery.deadline():
-            self._judge()
+            self._repair.judge(now)
         self.recovery.note_late(now)
         if not self.has_work:
             self.waiting_since = now
@@ -408,24 +372,16 @@ class Session:
         self.recovery.forget_lost(self.now)
         for carrier in self.carriers.expired(self.now):
             retires_at = carrier.used_at + carrier.idle_for
-            if carrier.tx_final or carrier.rx_final or self._unacknowledged(carrier):
-                self._kill(carrier)
+            if carrier.tx_final or carrier.rx_final or self._repair.outstanding(carrier):
+                self._repair.kill(carrier, self.now)
             elif self.now < retires_at:
                 self.carriers.expire(carrier, retires_at)
             elif self.config.client and self.keys.can_seal:
                 self.counters.retired += 1
-                self._writer.begin(self.want())
+                self._writer.begin(self.want(), len(self.carriers.idle))
                 self._seal_on(carrier, final=True)
             else:
                 self.carriers.drop(carrier, Op.CLOSE)
-
-    def _judge(self) -> None:
-        """Ask the kernel about shots that are old enough to be lost; the answer decides."""
-        for carrier in dict.fromkeys(shot.carrier for shot in self.recovery.overdue(self.now)):
-            if carrier.closed:
-                self.carrier_progress(carrier, 0, self.now)
-            else:
-                self.outbox.actions.append((Op.PROBE, carrier, b""))
 
     def _send_waiting(self) -> None:
         while True:
@@ -441,7 +397,7 @@ class Session:
 
     def _send_data(self, carrier: Carrier) -> None:
         """Build one shot of control frames, sparse streams and bulk, in that order, and send it."""
-        self._writer.begin(self.want())
+        self._writer.begin(self.want(), len(self.carriers.idle))
         control = self.streams.write_control(self._writer)
         chunks = self.streams.scheduler.fill(self._writer, self.recovery.chunks_left, self.recovery.may_send())
         if not control and not chunks:
@@ -450,7 +406,7 @@ class Session:
         final = carrier.tx_left == 1 or carrier.rx_final
         carrier.tx_left -= 1
         if len(carrier.sent) >= 64:
-            carrier.sent = [n for n in carrier.sent if n in self.recovery.sent or n in self.recovery.lost]
+            carrier.sent = [n for n in carrier.sent if self.recovery.knows(n)]
         carrier.sent.append(self._next_number)
         shot = SentShot(self._next_number, self.now, self._writer.size, carrier, chunks, control)
         carrier.outstanding += shot.size
@@ -508,7 +464,7 @@ class Session:
             self._send_ack_on(carrier)
 
     def _send_ack_on(self, carrier: Carrier) -> None:
-        self._writer.begin(self.want())
+        self._writer.begin(self.want(), len(self.carriers.idle))
         self._acks.write(self._writer, self.now)
         self._seal_on(carrier, final=self.config.reuse == 1 or carrier.rx_final)
 
@@ -524,7 +480,7 @@ class Session:
         if self.closed:
             return
         if self.keys.can_seal and (carrier := self.carriers.take(0)) is not None:
-            self._writer.begin(0)
+            self._writer.begin(0, 0)
             self._writer.close(code, reason)
             self._seal_on(carrier, final=True)
         self._end(reason)

@@ -58,6 +58,8 @@ class Host(Protocol):
     sending: SendWindow
 
     @property
+    def now(self) -> float: ...
+    @property
     def rtt(self) -> float: ...
     def schedule(self, stream: Stream) -> None: ...
     def queue_control(self, kind: Control, stream: Stream) -> None: ...
@@ -122,7 +124,7 @@ class Stream:
         """Bytes sent when the stream was reset."""
         self._granted_at = -inf
         self._sender_held = False
-        """The sender used its credit up while a gap kept the reader waiting."""
+        """The sender has used its credit up while a gap keeps the reader waiting."""
         self._returned = 0
 
     # ------------------------------------------------------------------ the local side: sending
@@ -184,7 +186,7 @@ class Stream:
         """The local program took `count` bytes: grant as many more when half a window has come together.
 
         The window grows when it holds the sender and the reader keeps up: when half of it took less than two RTTs, or when the
-        sender had used it up behind a gap, and the reader has taken all since the gap was filled. A gap lasts for many RTTs.
+        sender has used it up behind a gap, which lasts for many RTTs, and the reader has taken all that came before the gap.
         """
         incoming = self.incoming
         incoming.consume(count)
@@ -193,15 +195,19 @@ class Stream:
             if incoming.at_end:
                 self._host.forget_if_done(self)
             return
-        caught_up = self._sender_held and not incoming.readable
-        if incoming.read_offset + self._window - self._limit >= self._window // 2 or caught_up:
+        if self._sender_held and not incoming.readable:
+            self._grant(GAP_GROWTH, now)
+        elif incoming.read_offset + self._window - self._limit >= self._window // 2:
             fast = now - self._granted_at < max(GROWTH_RTTS * self._host.rtt, GROWTH_SECONDS)
-            growth = GAP_GROWTH if caught_up else FAST_GROWTH if fast else 1
-            self._window = min(growth * self._window, MAX_WINDOW)
-            self._sender_held = False
-            self._granted_at = now
-            self._limit = incoming.read_offset + self._window
-            self._host.queue_control(Control.STREAM_CREDIT, self)
+            self._grant(FAST_GROWTH if fast else 1, now)
+
+    def _grant(self, growth: int, now: float) -> None:
+        """Let the other end send a window beyond what was consumed."""
+        self._window = min(growth * self._window, MAX_WINDOW)
+        self._sender_held = False
+        self._granted_at = now
+        self._limit = self.incoming.read_offset + self._window
+        self._host.queue_control(Control.STREAM_CREDIT, self)
 
     # ------------------------------------------------------------------------ the session's side
 
@@ -317,6 +323,8 @@ class Stream:
             self._host.forget_if_done(self)
         elif fresh or self.incoming.at_end:
             self._host.tell(self)
+        elif self._sender_held and not self.incoming.readable and self._window < MAX_WINDOW:
+            self._grant(GAP_GROWTH, self._host.now)
         if self.incoming.at_end:
             self._host.forget_if_done(self)
 

@@ -112,6 +112,10 @@ class StreamTable:
     # ------------------------------------------------------------------------------- being heard
 
     @property
+    def now(self) -> float:
+        return self.scheduler.now
+
+    @property
     def rtt(self) -> float:
         return self.scheduler.rtt
 

@@ -36,7 +36,7 @@ def attacks(tap: Wiretap, seed: int = 1) -> dict[str, Attack]:
     """By name. None of them may tell the others apart by what the server does."""
     rng = random.Random(seed)
     another_key = rng.randbytes(32)
-    own_hello = seal_hello(AESGCM(another_key), 0, 2, 0, 0, 0)
+    own_hello = seal_hello(AESGCM(another_key), 0, 2, 0, 0)
     fresh = tap.unused_hello[ID_SIZE:]
     cases: dict[str, Attack] = {f"{size} bytes of garbage": [rng.randbytes(size)] for size in GARBAGE}
     cases |= {

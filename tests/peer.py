@@ -106,7 +106,7 @@ class Peer:
 
     def hello(self, number: int | None = None) -> bytes:
         """The first bytes of a carrier."""
-        return self.answer.session_id + seal_hello(self.sealer, self.answer.epoch, self._take(number), 0, 0, 0)
+        return self.answer.session_id + seal_hello(self.sealer, self.answer.epoch, self._take(number), 0, 0)
 
     def carrier(self) -> Carrier:
         carrier = self.server.connect()
@@ -116,7 +116,7 @@ class Peer:
 
     def shot(self, *frames: Build, number: int | None = None, final: bool = False) -> bytes:
         """A shot with these frames, properly sealed."""
-        self.writer.begin(0)
+        self.writer.begin(0, 0)
         for frame in frames:
             frame(self.writer)
         return self.writer.seal(self.sealer, FINAL if final else 0, self.answer.epoch, self._take(number))
@@ -127,7 +127,7 @@ class Peer:
     def read(self, carrier: Carrier) -> list[tuple[Any, ...]]:
         """The frames that the server has sent on this carrier since the last call."""
         data = bytes(self.server.written.pop(carrier, b""))
-        return [frame for record in ShotReader().feed(data) for frame in open_frames(self.opener, record[3])[1]]
+        return [frame for record in ShotReader().feed(data) for frame in open_frames(self.opener, record[3])[2]]
 
     def stream(self, stream_id: int) -> Stream:
         """The server's side of an open stream."""

@@ -35,12 +35,12 @@ class End:
     def shot(self) -> Shot | None:
         """The next shot, if there is anything to send."""
         writer = ShotWriter()
-        writer.begin(0)
+        writer.begin(0, 0)
         control = self.table.write_control(writer)
         chunks = self.table.scheduler.fill(writer, MAX_UNACKED_CHUNKS, True)
         if not control and not chunks:
             return None
-        return Shot(open_frames(AEAD, writer.seal(AEAD, 0, 0, 0))[1], chunks, control)
+        return Shot(open_frames(AEAD, writer.seal(AEAD, 0, 0, 0))[2], chunks, control)
 
     def shots(self) -> list[Shot]:
         found = []

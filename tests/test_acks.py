@@ -20,9 +20,9 @@ NOW = 50.0
 def written(acks: Acks, now: float = NOW) -> list[tuple[Any, ...]]:
     """The frames that it adds to a body."""
     writer = ShotWriter()
-    writer.begin(0)
+    writer.begin(0, 0)
     acks.write(writer, now)
-    return open_frames(AEAD, writer.seal(AEAD, 0, 0, 0))[1]
+    return open_frames(AEAD, writer.seal(AEAD, 0, 0, 0))[2]
 
 
 def numbers(frame: tuple[Any, ...]) -> list[int]:

@@ -49,7 +49,7 @@ class ClientSession:
         """What it sends now."""
         self.session.flush(0.0)
         sent = b"".join(data for op, _, data in self.outbox.take_actions() if op is Op.WRITE)
-        return [open_frames(self.peer.sealer, record[3])[1] for record in ShotReader().feed(sent)]
+        return [open_frames(self.peer.sealer, record[3])[2] for record in ShotReader().feed(sent)]
 
     def frames(self) -> Frames:
         return [frame for shot in self.shots() for frame in shot]

@@ -153,7 +153,7 @@ def test_final_was_sent_and_read(client: bool, final_first: str, eof: bool, stat
 
 
 def final_shot(number: int) -> bytes:
-    return seal(bytes(2), FINAL, 0, number)
+    return seal(bytes(4), FINAL, 0, number)
 
 
 def carrier_of(client: bool, reuse: int = 1) -> tuple[Session, Carrier, Outbox]:

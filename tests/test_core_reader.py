@@ -37,7 +37,7 @@ every_way = pytest.mark.parametrize("feed", [fed_whole, fed_bytewise, fed_in_sev
 @st.composite
 def halves(draw: st.DrawFn) -> list[tuple[int, int, int, bytes]]:
     """The records of a half; nothing of them is really sealed, for the reader does not open them."""
-    sizes = draw(st.lists(st.integers(18, 200), max_size=6))
+    sizes = draw(st.lists(st.integers(20, 200), max_size=6))
     records = []
     for i, size in enumerate(sizes):
         flags = FINAL if i == len(sizes) - 1 and draw(st.booleans()) else draw(st.sampled_from([0, PARITY]))
@@ -77,13 +77,13 @@ def test_one_whole_shot_is_not_copied() -> None:
     [
         pytest.param(False, header(0x08, 0, 100, 0), id="unknown flag"),
         pytest.param(False, header(0x80 | FINAL, 0, 100, 0), id="another unknown flag"),
-        pytest.param(False, header(0, 0, 17, 0), id="too short for want and tag"),
+        pytest.param(False, header(0, 0, 19, 0), id="too short for a body and its tag"),
         pytest.param(False, header(0, 0, 0, 0), id="no length"),
         pytest.param(False, header(0, 0, MAX_SEALED + 1, 0), id="too long"),
         pytest.param(False, header(0, 0, 0xFFFFFF, 0), id="longest length"),
         pytest.param(False, header(HELLO, 0, 23, 0), id="hello where none was due"),
         pytest.param(True, header(0, 0, 23, 0), id="no hello"),
-        pytest.param(True, header(HELLO, 0, 17, 0), id="hello too short"),
+        pytest.param(True, header(HELLO, 0, 19, 0), id="hello too short"),
         pytest.param(True, header(HELLO, 0, MAX_HELLO_SEALED + 1, 0), id="hello too long"),
         pytest.param(True, header(HELLO | 0x10, 0, 23, 0), id="hello with an unknown flag"),
     ],
@@ -102,7 +102,7 @@ def test_a_bad_header_is_refused_for_good(feed: Feeder, expect_hello: bool, head
 
 @every_way
 def test_the_limits_themselves_are_accepted(feed: Feeder) -> None:
-    shortest, hello = header(0, 0, 18, 0) + bytes(18), header(HELLO, 0, MAX_HELLO_SEALED, 0) + bytes(MAX_HELLO_SEALED)
+    shortest, hello = header(0, 0, 20, 0) + bytes(20), header(HELLO, 0, MAX_HELLO_SEALED, 0) + bytes(MAX_HELLO_SEALED)
     assert [record[3] for record in feed(ShotReader(True), hello + shortest)] == [hello, shortest]
 
 
@@ -114,21 +114,21 @@ def test_the_longest_shot_is_accepted_in_pieces() -> None:
 
 @every_way
 def test_a_second_hello_is_refused(feed: Feeder) -> None:
-    hello = seal_hello(AEAD, 0, 0, 0, 0, 0)
+    hello = seal_hello(AEAD, 0, 0, 0, 0)
     with pytest.raises(RemoteProtocolError, match="hello"):
         feed(ShotReader(True), hello + hello)
 
 
 @every_way
-@pytest.mark.parametrize("after", [b"\0", seal(bytes(2))])
+@pytest.mark.parametrize("after", [b"\0", seal(bytes(4))])
 def test_nothing_may_follow_a_final_shot(feed: Feeder, after: bytes) -> None:
     reader = ShotReader()
-    reader.feed(seal(bytes(2), FINAL))
+    reader.feed(seal(bytes(4), FINAL))
     assert reader.feed(b"") == []
     with pytest.raises(RemoteProtocolError, match="last"):
         feed(reader, after)
     with pytest.raises(RemoteProtocolError, match="last"):
-        feed(ShotReader(), seal(bytes(2), FINAL) + after)
+        feed(ShotReader(), seal(bytes(4), FINAL) + after)
 
 
 def test_only_bytes_are_fed() -> None:

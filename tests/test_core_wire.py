@@ -39,14 +39,14 @@ MAX_BODY = MAX_SEALED - TAG_SIZE
 
 def frames_of(body: bytes) -> list[tuple[Any, ...]]:
     """The frames of a body, with views made bytes."""
-    _, frames = open_frames(AEAD, seal(body))
+    _, _, frames = open_frames(AEAD, seal(body))
     return [tuple(bytes(field) if isinstance(field, memoryview) else field for field in frame) for frame in frames]
 
 
-def written(write: Callable[[ShotWriter], None], want: int = 0) -> bytes:
+def written(write: Callable[[ShotWriter], None], want: int = 0, held: int = 0) -> bytes:
     """The body that a writer makes."""
     writer = ShotWriter()
-    writer.begin(want)
+    writer.begin(want, held)
     write(writer)
     return unseal(writer.seal(AEAD, 0, 0, 0))
 
@@ -59,62 +59,62 @@ def nothing(_: ShotWriter) -> None:
 # that was built after it. A change needs another version number in the handshake.
 
 GOLDEN_BODIES: list[tuple[str, Callable[[ShotWriter], None], str, list[tuple[Any, ...]]]] = [
-    ("empty", nothing, "0102", []),
-    ("ping", lambda w: w.ping(), "0102 01", [(_core.PING,)]),
+    ("empty", nothing, "01020304", []),
+    ("ping", lambda w: w.ping(), "01020304 01", [(_core.PING,)]),
     (
         "ack",
         lambda w: w.ack(300, 25_000, [(290, 300), (200, 250), (0, 0)], []),
-        "0102 02 412c 800061a8 03 412c 0a 26 32 40c6 00",
+        "01020304 02 412c 800061a8 03 412c 0a 26 32 40c6 00",
         [(_core.ACK, 300, 25_000, [(290, 300), (200, 250), (0, 0)], [])],
     ),
     (
         "ack with rebuilt",
         lambda w: w.ack(7, 0, [(5, 7)], [(4, 4), (1, 2)]),
-        "0102 03 07 00 01 07 02 02 04 00 00 01",
+        "01020304 03 07 00 01 07 02 02 04 00 00 01",
         [(_core.ACK, 7, 0, [(5, 7)], [(4, 4), (1, 2)])],
     ),
-    ("credit", lambda w: w.credit(33_554_432), "0102 04 82000000", [(_core.CREDIT, 33_554_432)]),
-    ("stream credit", lambda w: w.stream_credit(4, 65_536), "0102 05 04 80010000", [(_core.STREAM_CREDIT, 4, 65_536)]),
-    ("reset", lambda w: w.reset(8, 1, 1 << 40), "0102 06 08 01 c000010000000000", [(_core.RESET, 8, 1, 1 << 40)]),
-    ("close", lambda w: w.close(1, "zu groß"), "0102 07 01 08 7a752067726fc39f", [(_core.CLOSE, 1, "zu groß")]),
+    ("credit", lambda w: w.credit(33_554_432), "01020304 04 82000000", [(_core.CREDIT, 33_554_432)]),
+    ("stream credit", lambda w: w.stream_credit(4, 65_536), "01020304 05 04 80010000", [(_core.STREAM_CREDIT, 4, 65_536)]),
+    ("reset", lambda w: w.reset(8, 1, 1 << 40), "01020304 06 08 01 c000010000000000", [(_core.RESET, 8, 1, 1 << 40)]),
+    ("close", lambda w: w.close(1, "zu groß"), "01020304 07 01 08 7a752067726fc39f", [(_core.CLOSE, 1, "zu groß")]),
     (
         "stream",
         lambda w: w.stream(4, 16_383, b"abc", False),
-        "0102 08 04 7fff 03 616263",
+        "01020304 08 04 7fff 03 616263",
         [(_core.STREAM, 4, 16_383, b"abc", False)],
     ),
-    ("fin", lambda w: w.stream(64, 16_384, b"", True), "0102 09 4040 80004000 00", [(_core.STREAM, 64, 16_384, b"", True)]),
+    ("fin", lambda w: w.stream(64, 16_384, b"", True), "01020304 09 4040 80004000 00", [(_core.STREAM, 64, 16_384, b"", True)]),
 ]
 
-GOLDEN_SHOT = "010300001900000000000001020d2a1992649f71334534eac199652da04611c063f463cec715"
-GOLDEN_HELLO = "020300001700000000000000093792bb991ec2f6ad1fdeaa48885aefebd05ffff0c64f8a"
+GOLDEN_SHOT = "010300001b00000000000001020d2a10936d981052477e0af956a067834a19154456a70981c66e7a"
+GOLDEN_HELLO = "020300001500000000000000093792bb991ec8a57bdfbcdf47e2caf12b818aa319cc"
 
 
 @pytest.mark.parametrize(("write", "body", "frames"), [row[1:] for row in GOLDEN_BODIES], ids=[row[0] for row in GOLDEN_BODIES])
 def test_golden_bodies(write: Callable[[ShotWriter], None], body: str, frames: list[tuple[Any, ...]]) -> None:
-    assert written(write, want=0x0102).hex() == body.replace(" ", "")
+    assert written(write, want=0x0102, held=0x0304).hex() == body.replace(" ", "")
     assert frames_of(bytes.fromhex(body)) == frames
-    assert open_frames(AEAD, seal(bytes.fromhex(body)))[0] == 0x0102
+    assert open_frames(AEAD, seal(bytes.fromhex(body)))[:2] == (0x0102, 0x0304)
 
 
 def test_golden_shot() -> None:
     writer = ShotWriter()
-    writer.begin(2)
+    writer.begin(2, 5)
     writer.stream(4, 0, b"abc", True)
     assert writer.seal(AEAD, FINAL, 3, 0x0102).hex() == GOLDEN_SHOT
     assert ShotReader().feed(bytes.fromhex(GOLDEN_SHOT)) == [(FINAL, 3, 0x0102, bytes.fromhex(GOLDEN_SHOT))]
-    assert open_frames(AEAD, bytes.fromhex(GOLDEN_SHOT)) == (2, [(_core.STREAM, 4, 0, b"abc", True)])
+    assert open_frames(AEAD, bytes.fromhex(GOLDEN_SHOT)) == (2, 5, [(_core.STREAM, 4, 0, b"abc", True)])
 
 
 def test_golden_hello() -> None:
-    assert seal_hello(AEAD, 3, 9, 1, 180_000, 40).hex() == GOLDEN_HELLO
+    assert seal_hello(AEAD, 3, 9, 1, 180_000).hex() == GOLDEN_HELLO
     assert ShotReader(expect_hello=True).feed(bytes.fromhex(GOLDEN_HELLO)) == [(HELLO, 3, 9, bytes.fromhex(GOLDEN_HELLO))]
-    assert open_hello(AEAD, bytes.fromhex(GOLDEN_HELLO)) == (1, 180_000, 40)
+    assert open_hello(AEAD, bytes.fromhex(GOLDEN_HELLO)) == (1, 180_000)
 
 
 def test_an_open_ended_stream_frame_runs_to_the_end_of_the_body() -> None:
-    assert frames_of(bytes.fromhex("0000 01 0a 04 10 616263")) == [(_core.PING,), (_core.STREAM, 4, 16, b"abc", False)]
-    assert frames_of(bytes.fromhex("0000 0b 04 10")) == [(_core.STREAM, 4, 16, b"", True)]
+    assert frames_of(bytes.fromhex("00000000 01 0a 04 10 616263")) == [(_core.PING,), (_core.STREAM, 4, 16, b"abc", False)]
+    assert frames_of(bytes.fromhex("00000000 0b 04 10")) == [(_core.STREAM, 4, 16, b"", True)]
 
 
 def test_constants_are_those_of_the_protocol() -> None:
@@ -165,24 +165,26 @@ ADDERS: dict[int, Callable[..., None]] = {
 }
 
 
-@given(st.integers(0, 65_535), frames_strategy, st.integers(0, 255), varints)
-def test_frames_come_back_as_they_were_written(want: int, frames: list[tuple[Any, ...]], epoch: int, number: int) -> None:
+@given(st.integers(0, 65_535), st.integers(0, 65_535), frames_strategy, st.integers(0, 255), varints)
+def test_frames_come_back_as_they_were_written(
+    want: int, held: int, frames: list[tuple[Any, ...]], epoch: int, number: int
+) -> None:
     writer = ShotWriter()
-    writer.begin(want)
+    writer.begin(want, held)
     for kind, *fields in frames:
         ADDERS[kind](writer, *fields)
     size = writer.size
     shot = writer.seal(AEAD, FINAL, epoch, number)
     assert ShotReader().feed(shot) == [(FINAL, epoch, number, shot)]
     assert len(shot) == HEADER_SIZE + size + TAG_SIZE
-    assert open_frames(AEAD, shot) == (want, frames)
+    assert open_frames(AEAD, shot) == (want, held, frames)
 
 
-@given(st.integers(0, 255), varints, st.integers(0, 3), st.integers(0, 2**32 - 1), st.integers(0, 65_535))
-def test_a_hello_comes_back_as_it_was_written(epoch: int, number: int, kind: int, rtt_us: int, want: int) -> None:
-    hello = seal_hello(AEAD, epoch, number, kind, rtt_us, want)
+@given(st.integers(0, 255), varints, st.integers(0, 3), st.integers(0, 2**32 - 1))
+def test_a_hello_comes_back_as_it_was_written(epoch: int, number: int, kind: int, rtt_us: int) -> None:
+    hello = seal_hello(AEAD, epoch, number, kind, rtt_us)
     assert ShotReader(True).feed(hello) == [(HELLO, epoch, number, hello)]
-    assert open_hello(AEAD, hello) == (kind, rtt_us, want)
+    assert open_hello(AEAD, hello) == (kind, rtt_us)
 
 
 # --- ShotWriter
@@ -190,8 +192,8 @@ def test_a_hello_comes_back_as_it_was_written(epoch: int, number: int, kind: int
 
 def test_a_body_holds_exactly_its_maximum() -> None:
     writer = ShotWriter()
-    writer.begin(0)
-    writer.stream(0, 0, bytes(MAX_BODY - 2 - 7 - 1), False)
+    writer.begin(0, 0)
+    writer.stream(0, 0, bytes(MAX_BODY - 4 - 7 - 1), False)
     assert writer.size == MAX_BODY - 1
     with pytest.raises(LocalProtocolError, match="holds"):
         writer.credit(64)
@@ -201,16 +203,16 @@ def test_a_body_holds_exactly_its_maximum() -> None:
         writer.ping()
     shot = writer.seal(AEAD, 0, 0, 0)
     assert len(shot) == HEADER_SIZE + MAX_SEALED
-    assert [frame[0] for frame in open_frames(AEAD, shot)[1]] == [_core.STREAM, _core.PING]
+    assert [frame[0] for frame in open_frames(AEAD, shot)[2]] == [_core.STREAM, _core.PING]
 
 
 def test_data_larger_than_any_body_is_refused() -> None:
     writer = ShotWriter()
-    writer.begin(0)
+    writer.begin(0, 0)
     for size in (MAX_BODY - 8, MAX_BODY + 1, 4 * MAX_BODY):
         with pytest.raises(LocalProtocolError):
             writer.stream(0, 0, bytes(size), False)
-    assert unseal(writer.seal(AEAD, 0, 0, 0)) == bytes(2)
+    assert unseal(writer.seal(AEAD, 0, 0, 0)) == bytes(4)
 
 
 @pytest.mark.parametrize(
@@ -239,10 +241,10 @@ def test_what_cannot_be_written_leaves_the_body_as_it_was(write: Callable[[ShotW
         writer.ping()
         with pytest.raises(LocalProtocolError):
             write(writer)
-        assert writer.size == 3
+        assert writer.size == 5
         writer.ping()
 
-    assert written(attempt) == bytes.fromhex("0000 01 01")
+    assert written(attempt) == bytes.fromhex("00000000 01 01")
 
 
 def test_nothing_is_written_or_sealed_before_a_body_was_begun() -> None:
@@ -253,27 +255,28 @@ def test_nothing_is_written_or_sealed_before_a_body_was_begun() -> None:
         with pytest.raises(LocalProtocolError):
             writer.seal(AEAD, 0, 0, 0)
         assert writer.size == 0
-        writer.begin(0)
+        writer.begin(0, 0)
         writer.seal(AEAD, 0, 0, 0)
 
 
 def test_begin_drops_a_body_that_was_not_sealed() -> None:
     writer = ShotWriter()
-    writer.begin(1)
+    writer.begin(1, 3)
     writer.ping()
-    writer.begin(2)
-    assert open_frames(AEAD, writer.seal(AEAD, 0, 0, 0)) == (2, [])
+    writer.begin(2, 4)
+    assert open_frames(AEAD, writer.seal(AEAD, 0, 0, 0)) == (2, 4, [])
 
 
 @pytest.mark.parametrize(("want", "sent"), [(65_535, 65_535), (65_536, 65_535), (2**80, 65_535)])
-def test_want_is_cut(want: int, sent: int) -> None:
-    assert open_frames(AEAD, seal(written(nothing, want)))[0] == sent
-    assert open_hello(AEAD, seal_hello(AEAD, 0, 0, 0, 2**32 + want, want)) == (0, 2**32 - 1, sent)
+def test_want_and_held_are_cut(want: int, sent: int) -> None:
+    assert open_frames(AEAD, seal(written(nothing, want, want)))[:2] == (sent, sent)
+    assert open_hello(AEAD, seal_hello(AEAD, 0, 0, 0, 2**32 + want)) == (0, 2**32 - 1)
 
 
-def test_a_want_below_0_is_refused() -> None:
+@pytest.mark.parametrize(("want", "held"), [(-1, 0), (0, -1)])
+def test_a_want_below_0_is_refused(want: int, held: int) -> None:
     with pytest.raises(LocalProtocolError):
-        ShotWriter().begin(-1)
+        ShotWriter().begin(want, held)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +294,7 @@ def test_any_contiguous_buffer_is_taken(data: Buffer) -> None:
 
 def test_a_buffer_with_holes_is_refused_and_released() -> None:
     writer = ShotWriter()
-    writer.begin(0)
+    writer.begin(0, 0)
     with pytest.raises(BufferError):
         writer.stream(0, 0, memoryview(b"abcd")[::2], False)
     data = bytearray(b"abcd")
@@ -308,18 +311,18 @@ def test_a_buffer_with_holes_is_refused_and_released() -> None:
 )
 def test_a_header_that_cannot_be_is_refused(flags: int, epoch: int, number: int) -> None:
     writer = ShotWriter()
-    writer.begin(0)
+    writer.begin(0, 0)
     with pytest.raises(LocalProtocolError):
         writer.seal(AEAD, flags, epoch, number)
     if flags == 0:
         with pytest.raises(LocalProtocolError):
-            seal_hello(AEAD, epoch, number, 0, 0, 0)
+            seal_hello(AEAD, epoch, number, 0, 0)
 
 
-@pytest.mark.parametrize(("kind", "rtt_us", "want"), [(4, 0, 0), (-1, 0, 0), (0, -1, 0), (0, 0, -1)])
-def test_a_hello_that_cannot_be_is_refused(kind: int, rtt_us: int, want: int) -> None:
+@pytest.mark.parametrize(("kind", "rtt_us"), [(4, 0), (-1, 0), (0, -1)])
+def test_a_hello_that_cannot_be_is_refused(kind: int, rtt_us: int) -> None:
     with pytest.raises(LocalProtocolError):
-        seal_hello(AEAD, 0, 0, kind, rtt_us, want)
+        seal_hello(AEAD, 0, 0, kind, rtt_us)
 
 
 class KeepingAead:
@@ -340,7 +343,7 @@ class KeepingAead:
 
 def test_a_cipher_with_another_tag_size_is_refused() -> None:
     writer = ShotWriter()
-    writer.begin(0)
+    writer.begin(0, 0)
     with pytest.raises(LocalProtocolError, match="cipher"):
         writer.seal(KeepingAead(bytes(15)), 0, 0, 0)
     with pytest.raises(LocalProtocolError, match="cipher"):
@@ -350,20 +353,20 @@ def test_a_cipher_with_another_tag_size_is_refused() -> None:
 def test_a_body_that_the_cipher_still_holds_is_never_moved() -> None:
     aead = KeepingAead(bytes(16))
     writer = ShotWriter()
-    writer.begin(0)
+    writer.begin(0, 0)
     writer.seal(aead, 0, 0, 0)
-    writer.begin(0)
+    writer.begin(0, 0)
     with pytest.raises(BufferError):
         writer.stream(0, 0, bytes(100_000), False)
-    assert bytes(aead.given[0][1]) == bytes(2)
+    assert bytes(aead.given[0][1]) == bytes(4)
 
 
 # --- Opening
 
 
 def test_large_data_is_a_view_and_small_data_is_not() -> None:
-    body = bytes.fromhex("0000 08 00 00 1e") + b"a" * 30 + bytes.fromhex("0a 04 00") + b"b" * 70
-    _, ((*_, small, _), (*_, large, _)) = open_frames(AEAD, seal(body))
+    body = bytes.fromhex("00000000 08 00 00 1e") + b"a" * 30 + bytes.fromhex("0a 04 00") + b"b" * 70
+    _, _, ((*_, small, _), (*_, large, _)) = open_frames(AEAD, seal(body))
     assert type(small) is bytes
     assert small == b"a" * 30
     assert type(large) is memoryview
@@ -373,34 +376,34 @@ def test_large_data_is_a_view_and_small_data_is_not() -> None:
 
 
 REFUSED = {
-    "frame type 0": "0000 00",
-    "frame type 0x0c": "0000 0c",
-    "frame type 0xff": "0000 01 ff",
-    "credit without a value": "0000 04",
-    "varint cut short": "0000 04 c000000000",
-    "stream data cut short": "0000 08 00 00 03 6162",
-    "stream length far beyond the body": "0000 08 00 00 ffffffffffffffff",
-    "stream without a length": "0000 08 00 00",
-    "open-ended stream without an offset": "0000 0a 00",
-    "offset and length above the limit": "0000 08 00 ffffffffffffffff 01 61",
-    "offset and length above the limit, open-ended": "0000 0a 00 fffffffffffffffe 6162",
-    "no range": "0000 02 00 00 00",
-    "33 ranges": "0000 02 00 00 21 64 00" + 32 * "0000",
-    "2**62 - 1 ranges": "0000 02 00 00 ffffffffffffffff 64 00",
-    "fewer ranges than stated": "0000 02 00 00 02 64 00",
-    "first range below 0": "0000 02 00 00 01 04 05",
-    "second range starts below 0": "0000 02 00 00 02 04 03 00 00",
-    "second range ends below 0": "0000 02 00 00 02 04 00 00 03",
-    "gap of 2**62 - 1": "0000 02 00 00 02 04 00 ffffffffffffffff ffffffffffffffff",
-    "rebuilt ranges missing": "0000 03 00 00 01 04 00",
-    "no rebuilt range": "0000 03 00 00 01 04 00 00",
-    "rebuilt range below 0": "0000 03 00 00 01 04 00 01 00 01",
-    "close without a reason": "0000 07 01",
-    "reason cut short": "0000 07 01 03 6162",
-    "reason that is no UTF-8": "0000 07 01 02 c328",
-    "reason with a surrogate": "0000 07 01 03 eda080",
-    "reset cut short": "0000 06 00 00",
-    "good frame, then garbage": "0000 08 00 00 01 61 40",
+    "frame type 0": "00000000 00",
+    "frame type 0x0c": "00000000 0c",
+    "frame type 0xff": "00000000 01 ff",
+    "credit without a value": "00000000 04",
+    "varint cut short": "00000000 04 c000000000",
+    "stream data cut short": "00000000 08 00 00 03 6162",
+    "stream length far beyond the body": "00000000 08 00 00 ffffffffffffffff",
+    "stream without a length": "00000000 08 00 00",
+    "open-ended stream without an offset": "00000000 0a 00",
+    "offset and length above the limit": "00000000 08 00 ffffffffffffffff 01 61",
+    "offset and length above the limit, open-ended": "00000000 0a 00 fffffffffffffffe 6162",
+    "no range": "00000000 02 00 00 00",
+    "33 ranges": "00000000 02 00 00 21 64 00" + 32 * "0000",
+    "2**62 - 1 ranges": "00000000 02 00 00 ffffffffffffffff 64 00",
+    "fewer ranges than stated": "00000000 02 00 00 02 64 00",
+    "first range below 0": "00000000 02 00 00 01 04 05",
+    "second range starts below 0": "00000000 02 00 00 02 04 03 00 00",
+    "second range ends below 0": "00000000 02 00 00 02 04 00 00 03",
+    "gap of 2**62 - 1": "00000000 02 00 00 02 04 00 ffffffffffffffff ffffffffffffffff",
+    "rebuilt ranges missing": "00000000 03 00 00 01 04 00",
+    "no rebuilt range": "00000000 03 00 00 01 04 00 00",
+    "rebuilt range below 0": "00000000 03 00 00 01 04 00 01 00 01",
+    "close without a reason": "00000000 07 01",
+    "reason cut short": "00000000 07 01 03 6162",
+    "reason that is no UTF-8": "00000000 07 01 02 c328",
+    "reason with a surrogate": "00000000 07 01 03 eda080",
+    "reset cut short": "00000000 06 00 00",
+    "good frame, then garbage": "00000000 08 00 00 01 61 40",
 }
 
 
@@ -412,9 +415,9 @@ def test_malformed_bodies_are_refused(body: str) -> None:
 
 def test_the_largest_values_are_accepted() -> None:
     most = "ffffffffffffffff"
-    assert frames_of(bytes.fromhex(f"0000 08 {most} {most} 00")) == [(_core.STREAM, MAX_VARINT, MAX_VARINT, b"", False)]
-    assert frames_of(bytes.fromhex("0000 08 00 fffffffffffffffe 01 61")) == [(_core.STREAM, 0, MAX_VARINT - 1, b"a", False)]
-    assert frames_of(bytes.fromhex(f"0000 02 {most} {most} 01 {most} {most}")) == [
+    assert frames_of(bytes.fromhex(f"00000000 08 {most} {most} 00")) == [(_core.STREAM, MAX_VARINT, MAX_VARINT, b"", False)]
+    assert frames_of(bytes.fromhex("00000000 08 00 fffffffffffffffe 01 61")) == [(_core.STREAM, 0, MAX_VARINT - 1, b"a", False)]
+    assert frames_of(bytes.fromhex(f"00000000 02 {most} {most} 01 {most} {most}")) == [
         (_core.ACK, MAX_VARINT, MAX_VARINT, [(0, MAX_VARINT)], [])
     ]
     full = [(2 * i, 2 * i) for i in range(MAX_ACK_RANGES - 1, -1, -1)]
@@ -423,14 +426,14 @@ def test_the_largest_values_are_accepted() -> None:
 
 def test_an_encoding_longer_than_needed_is_accepted() -> None:
     for value in ("07", "4007", "80000007", "c000000000000007"):
-        assert frames_of(bytes.fromhex("0000 04" + value)) == [(_core.CREDIT, 7)]
+        assert frames_of(bytes.fromhex("00000000 04" + value)) == [(_core.CREDIT, 7)]
 
 
 @pytest.mark.parametrize("body", [row[2] for row in GOLDEN_BODIES], ids=[row[0] for row in GOLDEN_BODIES])
 def test_cut_and_changed_bodies_are_read_or_refused(body: str) -> None:
     whole = bytes.fromhex(body)
-    changed = [whole[:i] + bytes([value]) + whole[i + 1 :] for i in range(2, len(whole)) for value in range(256)]
-    cut = [whole[:i] for i in range(2, len(whole))]
+    changed = [whole[:i] + bytes([value]) + whole[i + 1 :] for i in range(4, len(whole)) for value in range(256)]
+    cut = [whole[:i] for i in range(4, len(whole))]
     for candidate in cut + changed:
         try:
             frames_of(candidate)
@@ -441,7 +444,7 @@ def test_cut_and_changed_bodies_are_read_or_refused(body: str) -> None:
             frames_of(candidate)
 
 
-@given(st.binary(min_size=2, max_size=80) | st.lists(st.sampled_from(range(13)), min_size=2, max_size=40).map(bytes))
+@given(st.binary(min_size=4, max_size=80) | st.lists(st.sampled_from(range(13)), min_size=4, max_size=40).map(bytes))
 def test_any_body_is_read_or_refused(body: bytes) -> None:
     try:
         frames = frames_of(body)
@@ -451,7 +454,7 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
 
 
 def test_a_changed_shot_does_not_open() -> None:
-    shot = seal(bytes.fromhex("0000 01"), epoch=1, number=2)
+    shot = seal(bytes.fromhex("00000000 01"), epoch=1, number=2)
     for i in range(len(shot)):
         for bit in range(8):
             changed = shot[:i] + bytes([shot[i] ^ 1 << bit]) + shot[i + 1 :]
@@ -466,27 +469,27 @@ def test_a_shot_of_another_length_than_it_says_is_refused(length: int) -> None:
     with pytest.raises(RemoteProtocolError):
         open_frames(AEAD, (shot + bytes(1))[:length])
     with pytest.raises(RemoteProtocolError):
-        open_hello(AEAD, (seal(bytes(6), HELLO) + bytes(1))[:length])
+        open_hello(AEAD, (seal(bytes(4), HELLO) + bytes(1))[:length])
 
 
 def test_parity_is_refused_once_it_is_known_to_be_genuine() -> None:
-    parity = seal(bytes.fromhex("0000 01"), PARITY)
+    parity = seal(bytes.fromhex("00000000 01"), PARITY)
     with pytest.raises(RemoteProtocolError, match="parity"):
         open_frames(AEAD, parity)
     with pytest.raises(InvalidTag):
         open_frames(AEAD, parity[:-1] + bytes([parity[-1] ^ 1]))
     with pytest.raises(RemoteProtocolError, match="parity"):
-        open_hello(AEAD, seal(bytes(7), PARITY | HELLO))
+        open_hello(AEAD, seal(bytes(5), PARITY | HELLO))
 
 
 def test_a_hello_is_no_shot_and_a_shot_no_hello() -> None:
     with pytest.raises(RemoteProtocolError, match="hello"):
-        open_frames(AEAD, seal_hello(AEAD, 0, 0, 0, 0, 0))
+        open_frames(AEAD, seal_hello(AEAD, 0, 0, 0, 0))
     with pytest.raises(RemoteProtocolError, match="hello"):
-        open_hello(AEAD, seal(bytes(7)))
+        open_hello(AEAD, seal(bytes(5)))
 
 
-@pytest.mark.parametrize("body", [bytes(2), bytes(6), bytes(8), bytes(64), bytes([4]) + bytes(6), bytes([255]) + bytes(6)])
+@pytest.mark.parametrize("body", [bytes(4), bytes(6), bytes(64), bytes([4]) + bytes(4), bytes([255]) + bytes(4)])
 def test_malformed_hellos_are_refused(body: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         open_hello(AEAD, seal(body, HELLO))

@@ -285,7 +285,7 @@ def test_a_client_cannot_greet_in_the_session_of_another_key() -> None:
     server = Server(keys={"one": KEY, "two": OTHER_KEY})
     one, thief = Peer(server, KEY), Peer(server, OTHER_KEY)
     carrier = server.connect()
-    server.feed(carrier, one.answer.session_id + seal_hello(thief.sealer, 0, 5, 0, 0, 0))
+    server.feed(carrier, one.answer.session_id + seal_hello(thief.sealer, 0, 5, 0, 0))
     assert carrier.session is None
     server.wait(40.0)
     assert server.ended[carrier][0] is Op.CLOSE

@@ -67,12 +67,12 @@ class Insider:
 
     def hello(self) -> bytes:
         self.number += 1
-        return self.answer.session_id + seal_hello(self.sealer, 0, self.number, 0, 0, 0)
+        return self.answer.session_id + seal_hello(self.sealer, 0, self.number, 0, 0)
 
     def shot(self, data: bytes, final: bool = True) -> bytes:
         self.number += 1
         writer = ShotWriter()
-        writer.begin(0)
+        writer.begin(0, 0)
         writer.stream(0, 0, data, False)
         return writer.seal(self.sealer, FINAL if final else 0, 0, self.number)
 

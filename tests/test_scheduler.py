@@ -37,7 +37,7 @@ class Rig:
 
     def shot(self, bulk: bool = True) -> list[Chunk]:
         writer = ShotWriter()
-        writer.begin(0)
+        writer.begin(0, 0)
         return self.scheduler.fill(writer, MAX_UNACKED_CHUNKS, bulk)
 
     def lose(self, *chunks: Chunk) -> None:

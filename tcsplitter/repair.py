@@ -1,0 +1,73 @@
+"""What becomes of shots whose carrier broke, froze or fell silent: the verdicts, and sending again what they held."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tcsplitter.carrier import Carrier, CarrierSet, Op
+from tcsplitter.streams import Control
+
+if TYPE_CHECKING:
+    from tcsplitter.outbox import Outbox
+    from tcsplitter.recovery import Recovery
+    from tcsplitter.stats import Counters
+    from tcsplitter.table import StreamTable
+
+
+class Repair:
+    """Joins the account of shots, the carriers they went on, and the streams that they came from; a session's."""
+
+    def __init__(
+        self, recovery: Recovery, carriers: CarrierSet, streams: StreamTable, counters: Counters, outbox: Outbox
+    ) -> None:
+        self._recovery = recovery
+        self._carriers = carriers
+        self._streams = streams
+        self._counters = counters
+        self._outbox = outbox
+
+    def judge(self, now: float) -> None:
+        """Ask the kernel about shots that are old enough to be lost; the answer decides (`progress`)."""
+        for carrier in dict.fromkeys(shot.carrier for shot in self._recovery.overdue(now)):
+            if carrier.closed:
+                self.progress(carrier, 0, now)
+            else:
+                self._outbox.actions.append((Op.PROBE, carrier, b""))
+
+    def progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
+        """The kernel's answer: so many bytes wait in the send queue. While that shrinks, what is on the carrier is not lost."""
+        progress = 0 < outstanding < carrier.outstanding and not carrier.closed
+        carrier.outstanding = outstanding
+        for shot in self._recovery.overdue(now):
+            if shot.carrier is not carrier:
+                continue
+            if progress:
+                self._recovery.spare(shot, now)
+                self._carriers.expire(carrier, now + self._recovery.give_up_after)
+            else:
+                self._lose(shot.number, by_time=True, now=now)
+
+    def kill(self, carrier: Carrier, now: float) -> None:
+        """Reset a carrier that is dead or not to be trusted: all that it may still hold is lost."""
+        self._counters.carriers_died += 1
+        self._carriers.drop(carrier, Op.RESET)
+        for number in carrier.sent:
+            self._lose(number, by_time=False, now=now)
+
+    def _lose(self, number: int, by_time: bool, now: float) -> None:
+        """A data shot is taken for lost: what it held is sent again."""
+        shot = self._recovery.lose(number, by_time, now)
+        if shot is None:
+            return
+        self._counters.shots_lost += 1
+        self._carriers.suspend(shot.carrier)
+        for chunk in shot.chunks:
+            if chunk.stream.chunk_lost(chunk):
+                self._streams.schedule(chunk.stream)
+        for kind, stream in shot.control:
+            if kind != Control.PING:
+                self._streams.queue_control(kind, stream)
+
+    def outstanding(self, carrier: Carrier) -> bool:
+        """Something that was sent on the carrier may still be acknowledged."""
+        return any(self._recovery.knows(n) for n in carrier.sent)
