@@ -17,6 +17,7 @@ from tcsplitter.log import LimitedLog
 from tcsplitter.net import Listener
 from tcsplitter.outbox import Note
 from tcsplitter.reactor import Reactor
+from tcsplitter.streams import REFUSED, Stream
 from tcsplitter.transport import Carriers, Dialler, End
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # ssh sends SIGHUP to a ProxyCommand when it is done
@@ -89,9 +90,9 @@ class Program:
         self.carriers.close_all()
         self.reactor.close()
 
-    def open_stream(self, stream: Any, _now: float) -> None:
-        """The other end opened a stream. Only a server end sees that."""
-        raise NotImplementedError(f"stream {stream.id}")
+    def open_stream(self, stream: Stream, _now: float) -> None:
+        """The other end opened a stream; who serves none refuses it."""
+        stream.reset(REFUSED)
 
     def stop_accepting(self) -> None:
         """The drain begins: take no new work on."""

@@ -9,6 +9,7 @@ object, and the kernel may have given the number to a new socket. Hence every re
 import signal
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -40,7 +41,7 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-class Watched:
+class Watched(ABC):
     """A Source that holds a descriptor; `watch` states which events it waits for."""
 
     __slots__ = ("closed", "events", "fd", "reactor")
@@ -64,8 +65,9 @@ class Watched:
             self.reactor.modify(self.fd, events, self)
         self.events = events
 
+    @abstractmethod
     def on_ready(self, events: int, now: float) -> None:
-        raise NotImplementedError
+        """As Source has it."""
 
 
 class Timer:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shots import AEAD, seal
 
 from tcsplitter._core import FINAL, HEADER_SIZE, ShotReader
-from tcsplitter.carrier import Action, Carrier, CarrierSet, Kind, Op
+from tcsplitter.carrier import Action, Carrier, CarrierSet, Kind, Op, PeerCarriers
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.outbox import Outbox
 from tcsplitter.session import Session, SessionConfig
@@ -336,6 +336,58 @@ def test_a_carrier_is_dropped_once(op: Op) -> None:
     assert rig.ops() == [op]
     assert rig.state(carrier) == "closed"
     assert rig.set.next_due() is None
+
+
+# --- what the other end knows of
+
+
+def greeting_rig(count: int) -> Rig:
+    """Carriers with the hellos 0, 10, 20 and so on, dialled a second apart."""
+    rig = Rig(CLIENT, count)
+    for i, carrier in enumerate(rig.carriers):
+        carrier.used_at = NOW + i
+        rig.set.greet(carrier, 10 * i)
+    return rig
+
+
+@pytest.mark.parametrize(
+    ("ranges", "left"),
+    [
+        ([], 5),
+        ([(1, 9)], 5),
+        ([(0, 0)], 4),
+        ([(20, 40)], 2),
+        ([(0, 2**40)], 0),
+        ([(31, 2**40), (10, 29)], 2),
+        ([(40, 40), (0, 0), (0, 0)], 3),
+    ],
+)
+def test_carriers_are_on_their_way_until_their_hello_is_confirmed(ranges: list[tuple[int, int]], left: int) -> None:
+    rig = greeting_rig(5)
+    rig.set.confirm(ranges)
+    assert rig.set.on_their_way(NOW - 1) == left
+    assert len(rig.set.idle) == 5
+
+
+def test_carriers_are_not_on_their_way_for_ever() -> None:
+    rig = greeting_rig(3)
+    assert [rig.set.on_their_way(NOW + age) for age in (-1, 0, 0.5, 1, 2)] == [3, 2, 2, 1, 0]
+
+
+def test_carriers_that_were_used_or_dropped_are_not_on_their_way() -> None:
+    rig = greeting_rig(4)
+    rig.use(rig.carriers[1])
+    rig.set.drop(rig.carriers[2], Op.RESET)
+    assert rig.set.on_their_way(NOW - 1) == 2
+
+
+def test_the_highest_shot_says_what_the_other_end_has() -> None:
+    peer = PeerCarriers()
+    said = []
+    for number, want in [(0, 7), (5, 8), (3, 9), (5, 10), (6, 11)]:
+        peer.state(number, want, 2 * want, NOW + number)
+        said.append((peer.want, peer.held, peer.said_at - NOW))
+    assert said == [(7, 14, 0), (8, 16, 5), (8, 16, 5), (8, 16, 5), (11, 22, 6)]
 
 
 # --- time

@@ -20,6 +20,7 @@ from tcsplitter.recovery import (
     INITIAL_BYTES,
     INITIAL_SHOTS,
     LATE_SAMPLES,
+    LATE_SPREAD,
     LOST_MEMORY,
     LOST_RTTS,
     LOST_SECONDS,
@@ -267,6 +268,15 @@ def test_a_shot_is_late_beyond_the_95th_percentile() -> None:
     account = make()
     acknowledge_many(account, 0.5)
     assert 0.5 <= account.late_after <= 0.5 * 2**0.125
+
+
+def test_dead_carriers_do_not_say_what_is_late() -> None:
+    account = make()
+    for i in range(LATE_SAMPLES):
+        account.on_sent(shot(i, 0.0), more_waits=True)
+        ack(account, i, i, 2.0 if i % 5 == 0 else 0.1)
+    assert account.delay.at(0.95) > 2.0
+    assert account.late_after <= LATE_SPREAD * 0.1 * 2**0.125
 
 
 def test_late_shots_have_an_account_of_their_own() -> None:

@@ -188,6 +188,15 @@ def test_a_frozen_path_is_noticed_by_who_only_receives() -> None:
     net.run(lambda: net.programs[0][0].count > seen + 1_000_000, 6)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sizes", [(0, 10_000_000), (10_000_000, 0)], ids=["down", "up"])
+def test_streams_do_not_dry_up_where_every_fifth_carrier_freezes(sizes: tuple[int, int], seed: int) -> None:
+    net = Network(seed, Line(delay=0.0005, freeze=0.2))
+    net.open(Plan(0, sizes, [50_000]))
+    net.run(net.done, 12)
+    net.verify()
+
+
 def test_refused_streams_are_reset_at_once() -> None:
     net = Network(1, Line())
     elapse(net, 1)

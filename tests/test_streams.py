@@ -12,10 +12,12 @@ from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.flow import SESSION_WINDOW
 from tcsplitter.streams import (
     BY_PROGRAM,
+    GAP_GROWTH,
     GROWTH_RTTS,
     GROWTH_SECONDS,
     INITIAL_WINDOW,
     MAX_UNSENT,
+    MAX_WINDOW,
     REFUSED,
     Stream,
 )
@@ -318,6 +320,27 @@ def drain(reader: Reader, *times: float) -> list[int]:
 def test_a_window_grows_while_it_is_consumed_in_less_than_two_rtts(rtt: float, pause: float, factor: int) -> None:
     windows = drain(Reader(rtt), *(NOW + turn * pause for turn in range(5)))
     assert windows == [INITIAL_WINDOW * factor**turn for turn in range(5)]
+
+
+def test_a_window_that_is_used_up_behind_a_gap_grows_at_once() -> None:
+    reader = Reader()
+    limits = [INITIAL_WINDOW]
+    while limits[-1] < MAX_WINDOW:
+        reader.stream.receive(limits[-1] - 1_000, bytes(1_000), False)
+        assert reader.granted() == [reader.stream.credit_limit]
+        limits.append(reader.stream.credit_limit)
+    assert limits == [INITIAL_WINDOW * GAP_GROWTH**turn for turn in range(5)]
+    reader.stream.receive(MAX_WINDOW - 1_000, bytes(1_000), False)
+    assert reader.granted() == []
+
+
+def test_a_window_does_not_grow_behind_a_gap_while_the_reader_has_something_to_take() -> None:
+    reader = Reader(1.0)
+    reader.receive(1)
+    reader.stream.receive(INITIAL_WINDOW - 1_000, bytes(1_000), False)
+    assert reader.granted() == []
+    reader.stream.consume(1, NOW)
+    assert reader.granted() == [1 + INITIAL_WINDOW * GAP_GROWTH]
 
 
 @pytest.mark.parametrize("steps", [1, 64])
