@@ -129,7 +129,7 @@ class Recovery:
         self.late_bytes = 0
         """Bytes of `sent` that are."""
         self.late_after = inf
-        """Age in seconds at which a shot is late: beyond the path's p95, dead carriers aside, and what an undisturbed ack needs."""
+        """Age at which a shot is late, seconds: beyond the path's p95, dead carriers aside, and what an undisturbed ack needs."""
         self.chunks_in_flight = 0
         self.delay = Quantiles()
         """From sending a shot to its ack."""
