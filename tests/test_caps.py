@@ -34,7 +34,7 @@ from tcsplitter.options import MAX_PAYLOAD
 from tcsplitter.outbox import Outbox
 from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
 from tcsplitter.session import MAX_PARTIAL, MAX_PIECES, Session, SessionConfig
-from tcsplitter.streams import INITIAL_WINDOW, MAX_WINDOW, TOO_MANY
+from tcsplitter.streams import GAP_GROWTH, INITIAL_WINDOW, MAX_WINDOW, TOO_MANY
 from tcsplitter.table import MAX_STREAMS
 
 Frames = list[tuple[Any, ...]]
@@ -102,7 +102,8 @@ class Rig:
 def test_a_streams_first_credit(offset: int) -> None:
     rig = Rig()
     room = INITIAL_WINDOW - offset
-    assert rig.send(stream(0, offset, bytes(room))) == []
+    grown = [(STREAM_CREDIT, 0, GAP_GROWTH * INITIAL_WINDOW)] if offset else []
+    assert rig.send(stream(0, offset, bytes(room))) == grown
     assert rig.peer.alive
     assert "credit" in rig.ended_by(stream(2, offset, bytes(room + 1)))
 

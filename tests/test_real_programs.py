@@ -228,7 +228,7 @@ class Terminal:
 
 # A connection idle for 2 s is retired, so that pauses outlive whole pools even in the short session.
 @pytest.mark.ssh
-@pytest.mark.parametrize("seconds", [20.0, pytest.param(180.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [5.0, pytest.param(180.0, marks=pytest.mark.slow)])
 def test_an_interactive_session_goes_on(ssh: Ssh, seconds: float) -> None:
     dice = random.Random(22)
     idle = ("--idle", "2000") if seconds < 60 else ()
