@@ -226,12 +226,14 @@ class Terminal:
         return self._process.wait(LIMIT)
 
 
-# A connection idle for 2 s is retired, so that pauses outlive whole pools even in the short session.
+# The longest pauses outlive whole pools: in the short session a connection that is idle for 2 s is retired.
 @pytest.mark.ssh
-@pytest.mark.parametrize("seconds", [5.0, pytest.param(180.0, marks=pytest.mark.slow)])
-def test_an_interactive_session_goes_on(ssh: Ssh, seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "idle", "longest"),
+    [(10.0, ("--idle", "2000"), 3.0), pytest.param(180.0, (), 36.0, marks=pytest.mark.slow)],
+)
+def test_an_interactive_session_goes_on(ssh: Ssh, seconds: float, idle: tuple[str, ...], longest: float) -> None:
     dice = random.Random(22)
-    idle = ("--idle", "2000") if seconds < 60 else ()
     pause = threading.Event()
     took = []
     with Tunnel(ssh.address, client_options=idle, server_options=idle, limit=seconds + LIMIT) as tunnel:
@@ -247,7 +249,7 @@ def test_an_interactive_session_goes_on(ssh: Ssh, seconds: float) -> None:
                 took.append(time.monotonic() - started)
                 terminal.type("\n")
                 terminal.expect(f"[{word}]")
-                pause.wait(dice.choice([0.01, 0.1, 1, seconds / 5]))
+                pause.wait(dice.choice([0.01, 0.1, longest]))
             terminal.type("\x04")
             assert terminal.wait() == 9
         FIGURES.info(
