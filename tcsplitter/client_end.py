@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from math import inf
 
-from tcsplitter.carrier import Action, Carrier, Kind, Op
+from tcsplitter.carrier import Carrier, Kind, Op
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.handshake import (
     ANSWER_SIZE,
@@ -23,7 +23,7 @@ from tcsplitter.handshake import (
     SessionKeys,
 )
 from tcsplitter.noise import NoiseError
-from tcsplitter.outbox import Note, Outbox
+from tcsplitter.outbox import Outbox
 from tcsplitter.pool import Pool, Random
 from tcsplitter.session import RESERVE, STOPPED, Session, SessionConfig
 from tcsplitter.streams import Control, Stream
@@ -83,7 +83,8 @@ class ClientEnd:
         self._name = name
         self._psk = psk
         self._random = random
-        self._outbox = Outbox()
+        self.outbox = Outbox()
+        """What the I/O side has to do and to look at, and what the user should know."""
         self._touched: dict[Session, None] = {}
         self._pool = Pool(config.conns, config.burst, config.idle, random, now)
         self._attempts: dict[Carrier, _Attempt] = {}
@@ -109,7 +110,7 @@ class ClientEnd:
         config = self._config
         reserve = RESERVE if config.burst or config.conns >= 2 * RESERVE else 0
         session = SessionConfig(True, config.size, config.reuse, config.idle, reserve)
-        return Session(session, self._name, self._outbox, self._touched, now)
+        return Session(session, self._name, self.outbox, self._touched, now)
 
     # ------------------------------------------------------------------------------- local side
 
@@ -151,7 +152,7 @@ class ClientEnd:
         attempt = self._attempts.get(carrier)
         if attempt is not None:
             attempt.connected = True
-            self._outbox.actions.append((Op.WRITE, carrier, attempt.initiator.message))
+            self.outbox.actions.append((Op.WRITE, carrier, attempt.initiator.message))
             return
         self._pool.connected(carrier)
         self._failing_since = inf
@@ -204,7 +205,7 @@ class ClientEnd:
         self._waiting.pop(carrier, None)
         if not carrier.closed:
             carrier.closed = True
-            self._outbox.actions.append((Op.RESET, carrier, b""))
+            self.outbox.actions.append((Op.RESET, carrier, b""))
 
     # -------------------------------------------------------------------------------- handshake
 
@@ -230,7 +231,7 @@ class ClientEnd:
         request = Request(VERSION, MODES.index("fling"), config.reuse, config.conns, 0, config.burst, previous)
         carrier = Carrier(Kind.FLING, now)
         self._attempts[carrier] = _Attempt(Initiator(self._psk, self._random.randbytes(32), request), now)
-        self._outbox.actions.append((Op.DIAL, carrier, b""))
+        self.outbox.actions.append((Op.DIAL, carrier, b""))
         pause = max(ASK_RTTS * session.recovery.rtt, ASK_SECONDS)
         if now - self._asking_since > ASK_OFTEN_SECONDS:
             pause = max(pause, min((now - self._asking_since) / 60.0, ASK_MAX_SECONDS))
@@ -272,7 +273,7 @@ class ClientEnd:
                 self.session.begin_again()
             elif self.session.id:
                 lost = len(self.session.streams)
-                self._outbox.note(logging.WARNING, f"the server was restarted; open streams that are reset: {lost}")
+                self.outbox.note(logging.WARNING, f"the server was restarted; open streams that are reset: {lost}")
                 self.session.close(STOPPED, "the server does not know this session")
                 self.session = self._fresh_session(now)
             self.session.id = answer.session_id
@@ -292,7 +293,7 @@ class ClientEnd:
     def _clear_trouble(self, text: str) -> None:
         """Say that all is well, if it was not, or was not known to be."""
         if self._trouble or not self._announced:
-            self._outbox.note(logging.INFO, text)
+            self.outbox.note(logging.INFO, text)
         self._trouble = ""
         self._announced = True
 
@@ -300,7 +301,7 @@ class ClientEnd:
         """Say once what is wrong, and again only if it changes."""
         if text != self._trouble:
             self._trouble = text
-            self._outbox.note(logging.WARNING, text)
+            self.outbox.note(logging.WARNING, text)
 
     # ------------------------------------------------------------------------------------ wakes
 
@@ -310,7 +311,7 @@ class ClientEnd:
         if self._stopping or self.failed:
             return
         if self.session.closed:
-            self._outbox.note(logging.WARNING, f"the session ended: {self.session.closed}")
+            self.outbox.note(logging.WARNING, f"the session ended: {self.session.closed}")
             self.session = self._fresh_session(now)
         if self._trouble == ONLY_HANDSHAKES and self.session.counters.shots_received:
             self._clear_trouble("contact again")
@@ -331,7 +332,7 @@ class ClientEnd:
             return
         limit = self._config.linger if session.id else PATIENCE_SECONDS
         if now - max(session.heard_at, session.waiting_since) > limit:
-            self._outbox.note(logging.WARNING, f"no contact for {limit:g} s; open streams that are reset: {len(session.streams)}")
+            self.outbox.note(logging.WARNING, f"no contact for {limit:g} s; open streams that are reset: {len(session.streams)}")
             session.close(STOPPED, "no contact")
             self.session = self._fresh_session(now)
 
@@ -369,7 +370,7 @@ class ClientEnd:
         for _ in range(self._pool.dials_due(idle, alive, want, rtt, now)):
             carrier = Carrier(Kind.FLING, now)
             self._pool.dialled(carrier, now)
-            self._outbox.actions.append((Op.DIAL, carrier, b""))
+            self.outbox.actions.append((Op.DIAL, carrier, b""))
 
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""
@@ -385,20 +386,3 @@ class ClientEnd:
         if session.has_work:
             by = min(by, max(heard, session.waiting_since) + max(STALL_RTTS * rtt, STALL_SECONDS))
         return by
-
-    def actions(self) -> list[Action]:
-        """What the I/O side has to do, in order."""
-        return self._outbox.take_actions()
-
-    def news(self) -> list[Stream]:
-        """Streams that the local side has to look at."""
-        return self._outbox.take_news()
-
-    @property
-    def has_news(self) -> bool:
-        """Whether `news` has something to give."""
-        return bool(self._outbox.news)
-
-    def notes(self) -> list[Note]:
-        """What the user should know."""
-        return self._outbox.take_notes()

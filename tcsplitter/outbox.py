@@ -20,7 +20,7 @@ class Note(NamedTuple):
 
 
 class Outbox:
-    """In the order in which it came up. An end has one for all its sessions."""
+    """In the order in which it came up. An end has one for all its sessions; a new stream in the news has no `app`."""
 
     __slots__ = ("actions", "news", "notes")
 

@@ -4,18 +4,16 @@ import logging
 import resource
 import signal
 import threading
-from collections.abc import Sequence
 from math import inf
-from typing import Any, Protocol
+from typing import Protocol
 
 # cryptography loads this when it first makes a key; by then descriptors may have run out.
 import cryptography.hazmat.backends.openssl.backend  # noqa: F401
 
-from tcsplitter.carrier import Action
 from tcsplitter.endpoints import Endpoints
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Listener
-from tcsplitter.outbox import Note
+from tcsplitter.outbox import Outbox
 from tcsplitter.reactor import Reactor
 from tcsplitter.streams import REFUSED, Stream
 from tcsplitter.transport import Carriers, Dialler, End
@@ -29,15 +27,12 @@ SETTLE_ROUNDS = 32  # of asking the protocol what is next, in one wake
 class RunnableEnd(End, Protocol):
     """An end as a program runs it; ClientEnd and ServerEnd."""
 
+    outbox: Outbox
+
     @property
     def idle(self) -> bool: ...
     def flush(self, now: float) -> None: ...
-    def actions(self) -> list[Action]: ...
-    def news(self) -> Sequence[Any]: ...
-    @property
-    def has_news(self) -> bool: ...
     def deadline(self) -> float: ...
-    def notes(self) -> list[Note]: ...
     def stop(self, now: float) -> None: ...
     def clock_jumped(self, now: float) -> None: ...
 
@@ -109,24 +104,24 @@ class Program:
         self._drained.at(now if self.end.idle else now + DRAIN_SECONDS)
 
     def _settle(self, now: float) -> None:
-        end = self.end
+        end, outbox = self.end, self.end.outbox
         for _ in range(SETTLE_ROUNDS):
-            news = end.news()
+            news = outbox.take_news()
             for stream in news:
                 if stream.app is None:
                     self.open_stream(stream, now)
                 else:
                     stream.app.update(now)
             end.flush(now)
-            actions = end.actions()
+            actions = outbox.take_actions()
             if actions:
                 self.carriers.execute(actions, now)
-            elif not news and not end.has_news:
+            elif not news and not outbox.news:
                 self._deadline.at(end.deadline())
                 break
         else:
             self._deadline.at(now)
-        for note in end.notes():
+        for note in outbox.take_notes():
             if note.key:
                 self.log.log(note.level, note.key, note.text, now)
             else:

@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from tcsplitter._core import ShotReader
-from tcsplitter.carrier import Action, Carrier, Op
+from tcsplitter.carrier import Carrier, Op
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.handshake import (
     ID_SIZE,
@@ -29,10 +29,9 @@ from tcsplitter.handshake import (
 )
 from tcsplitter.newcomers import Newcomer, Newcomers
 from tcsplitter.noise import NoiseError
-from tcsplitter.outbox import Note, Outbox
+from tcsplitter.outbox import Outbox
 from tcsplitter.pool import Random
 from tcsplitter.session import RESERVE, STOPPED, Session, SessionConfig
-from tcsplitter.streams import Stream
 
 MAX_SESSIONS = 4_096
 MAX_HELD = 512 * 1024 * 1024
@@ -72,9 +71,10 @@ class ServerEnd:
         self._random = random
         self._instance = random.randbytes(ID_SIZE)
         self._gate = Gate(keys, now)
-        self._outbox = Outbox()
+        self.outbox = Outbox()
+        """What the I/O side has to do and to look at, and what the user should know."""
         self._touched: dict[Session, None] = {}
-        self._newcomers = Newcomers(random, self._outbox.actions)
+        self._newcomers = Newcomers(random, self.outbox.actions)
         self._provisional: list[_Provisional] = []
         self._timers: list[tuple[float, int, Session]] = []
         self._armed: dict[Session, float] = {}
@@ -161,7 +161,7 @@ class ServerEnd:
         else:
             self._newcomers.remove(carrier)
             carrier.closed = True
-            self._outbox.actions.append((Op.RESET, carrier, b""))
+            self.outbox.actions.append((Op.RESET, carrier, b""))
 
     def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
         if carrier.session is not None:
@@ -177,7 +177,7 @@ class ServerEnd:
 
     def _refuse(self, carrier: Carrier, newcomer: Newcomer, why: str) -> None:
         """Say nothing to it, and something to the user."""
-        self._outbox.note(logging.WARNING, f"refused a connection from {newcomer.host}: {why}", "refused")
+        self.outbox.note(logging.WARNING, f"refused a connection from {newcomer.host}: {why}", "refused")
         self._newcomers.discard(carrier)
 
     def _read_hello(self, carrier: Carrier, newcomer: Newcomer, session: Session, data: bytes, now: float) -> None:
@@ -209,8 +209,8 @@ class ServerEnd:
             self._grant(session, answer, keys, now)
         newcomer.answered = True
         newcomer.received = b""
-        self._outbox.actions.append((Op.WRITE, carrier, message))
-        self._outbox.actions.append((Op.SHUT, carrier, b""))
+        self.outbox.actions.append((Op.WRITE, carrier, message))
+        self.outbox.actions.append((Op.SHUT, carrier, b""))
 
     def _decide(self, request: Request, key_name: str, now: float) -> tuple[Answer, Session | None]:
         """What to answer, and the session that it is about."""
@@ -232,7 +232,7 @@ class ServerEnd:
     def _fresh_session(self, request: Request, key_name: str, now: float) -> Session:
         reserve = RESERVE if request.burst or request.conns >= 2 * RESERVE else 0
         config = SessionConfig(False, self._config.size, request.reuse, self._config.idle, reserve)
-        session = Session(config, key_name, self._outbox, self._touched, now)
+        session = Session(config, key_name, self.outbox, self._touched, now)
         while session.id in self.sessions or session.id in (b"", NO_SESSION):
             session.id = self._random.randbytes(ID_SIZE)
         return session
@@ -260,7 +260,7 @@ class ServerEnd:
         for newcomer in self._newcomers.close_overdue(now):
             if not (newcomer.discarding or newcomer.answered):
                 why = "it proved no key in time" if newcomer.received or newcomer.session else "it said nothing"
-                self._outbox.note(logging.WARNING, f"closed a connection from {newcomer.host}: {why}", "silent")
+                self.outbox.note(logging.WARNING, f"closed a connection from {newcomer.host}: {why}", "silent")
         while self._provisional and self._provisional[0].expires_at <= now:
             self._withdraw(self._provisional[0])
         if now >= self._sweep_at:
@@ -290,7 +290,7 @@ class ServerEnd:
 
     def _forget(self, session: Session) -> None:
         if self.sessions.pop(session.id, None) is not None:
-            self._outbox.note(logging.INFO, f"session of {session.name} ended: {session.closed}")
+            self.outbox.note(logging.INFO, f"session of {session.name} ended: {session.closed}")
         self._armed.pop(session, None)
 
     def _sweep(self, now: float) -> None:
@@ -310,20 +310,3 @@ class ServerEnd:
         if self._provisional:
             by = min(by, self._provisional[0].expires_at)
         return min(by, self._sweep_at) if self.sessions else by
-
-    def actions(self) -> list[Action]:
-        """What the I/O side has to do, in order."""
-        return self._outbox.take_actions()
-
-    def news(self) -> list[Stream]:
-        """Streams that the local side has to look at; a new one has no `app`."""
-        return self._outbox.take_news()
-
-    @property
-    def has_news(self) -> bool:
-        """Whether `news` has something to give."""
-        return bool(self._outbox.news)
-
-    def notes(self) -> list[Note]:
-        """What the user should know."""
-        return self._outbox.take_notes()

@@ -48,13 +48,13 @@ class Server:
     def settle(self) -> None:
         """What the program does at the end of a wake; every new stream gets a program that reads nothing."""
         while True:
-            news = self.end.news()
+            news = self.end.outbox.take_news()
             for stream in news:
                 if stream.app is None:
                     stream.app = self
                     self.opened.append(stream)
             self.end.flush(self.now)
-            actions = self.end.actions()
+            actions = self.end.outbox.take_actions()
             for op, carrier, data in actions:
                 if op is Op.WRITE:
                     self.written[carrier] += data
@@ -64,7 +64,7 @@ class Server:
                     self.end.carrier_progress(carrier, 0, self.now)
             if not news and not actions:
                 break
-        self.lines += [note.text for note in self.end.notes()]
+        self.lines += [note.text for note in self.end.outbox.take_notes()]
 
     def wait(self, seconds: float) -> None:
         """Let that much time pass, waking up whenever the end asks for it."""

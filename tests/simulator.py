@@ -17,6 +17,7 @@ from functools import partial
 
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.client_end import ClientConfig, ClientEnd
+from tcsplitter.outbox import Note
 from tcsplitter.server_end import ServerConfig, ServerEnd
 from tcsplitter.streams import Stream
 
@@ -269,6 +270,7 @@ class Network:
         self.dials = 0
         self.peak_held = 0
         self.recorded: list[bytes] = []
+        self.notes: tuple[list[Note], list[Note]] = ([], [])
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = 0
         self._wake_at = [float("inf"), float("inf")]
@@ -332,18 +334,18 @@ class Network:
     def settle(self, side: int) -> None:
         end = self.ends[side]
         for _ in range(1000):
-            news = end.news()
+            news = end.outbox.take_news()
             for stream in news:
                 if stream.app is None and side == 1:
                     self._serve(stream)
                 if stream.app is not None:
                     stream.app.update(self.now)
             end.flush(self.now)
-            end.notes()
-            actions = end.actions()
+            self.notes[side].extend(end.outbox.take_notes())
+            actions = end.outbox.take_actions()
             for op, carrier, data in actions:
                 self._perform(side, op, carrier, data)
-            if not (news or actions or end.has_news):
+            if not (news or actions or end.outbox.news):
                 break
         else:
             raise AssertionError(f"seed {self.seed}: an end does not come to rest")

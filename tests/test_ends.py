@@ -38,20 +38,6 @@ INSTANCE = b"instance"
 SESSION = b"session!"
 
 
-class Noting(ClientEnd):
-    """A client that keeps its notes."""
-
-    said: tuple[Note, ...] = ()
-
-    def notes(self) -> list[Note]:
-        found = super().notes()
-        self.said += tuple(found)
-        return found
-
-    def texts(self) -> list[str]:
-        return [note.text for note in self.said]
-
-
 # --- a client and whatever server a test makes up
 
 
@@ -61,20 +47,21 @@ class Alone:
     def __init__(self, psk: bytes = KEY, rtt: float = 0.05) -> None:
         self.now = 1000.0
         self.rtt = rtt
-        self.client = Noting(ClientConfig(), "peer", psk, random.Random(1), self.now)
+        self.client = ClientEnd(ClientConfig(), "peer", psk, random.Random(1), self.now)
         self.gate = Gate({"peer": KEY}, self.now)
         self.asking: dict[Carrier, bytes] = {}
         """First messages on carriers that are open."""
         self.asked_at: list[float] = []
+        self.notes: list[Note] = []
         self.dialled: list[Carrier] = []
         self.busy = False
         """Whether it asked for anything since that was last set to False."""
 
     def settle(self) -> None:
         while True:
-            self.client.news()
+            self.client.outbox.take_news()
             self.client.flush(self.now)
-            actions = self.client.actions()
+            actions = self.client.outbox.take_actions()
             for op, carrier, data in actions:
                 self.busy = True
                 if op is Op.DIAL:
@@ -87,7 +74,7 @@ class Alone:
                     self.asking.pop(carrier, None)
             if not actions:
                 break
-        self.client.notes()
+        self.notes += self.client.outbox.take_notes()
 
     def wait(self, seconds: float) -> None:
         until = self.now + seconds
@@ -140,7 +127,10 @@ def test_a_server_without_room_is_asked_again() -> None:
     alone.wait(2.0)
     alone.answer(STATUS_NEW)
     assert alone.client.connected
-    assert alone.client.texts() == ["the server has no room for another session; still trying", "session established"]
+    assert [note.text for note in alone.notes] == [
+        "the server has no room for another session; still trying",
+        "session established",
+    ]
 
 
 @pytest.mark.parametrize("rtt", [0.05, 1.0])
@@ -215,8 +205,8 @@ def test_who_answers_without_the_key_is_not_believed(garbage: bytes) -> None:
     assert carrier.closed
     assert not alone.client.connected
     assert alone.client.failed is None
-    assert [note.level for note in alone.client.said] == [logging.WARNING]
-    assert "does not have this key" in alone.client.said[0].text
+    assert [note.level for note in alone.notes] == [logging.WARNING]
+    assert "does not have this key" in alone.notes[0].text
     alone.answer(STATUS_NEW)
     assert alone.client.connected
 
@@ -341,15 +331,11 @@ def test_a_server_says_whom_it_refused() -> None:
 
 
 def network(client: ClientConfig | None = None, server: ServerConfig | None = None) -> Network:
-    net = Network(1, Line(), client, server)
-    net.client = Noting(client or ClientConfig(), "sim", SIMULATED_KEY, random.Random(2), net.now)
-    net.ends[0] = net.client
-    return net
+    return Network(1, Line(), client, server)
 
 
 def said(net: Network) -> list[str]:
-    assert isinstance(net.client, Noting)
-    return net.client.texts()
+    return [note.text for note in net.notes[0]]
 
 
 def elapse(net: Network, seconds: float) -> None:
