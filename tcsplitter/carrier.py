@@ -64,8 +64,8 @@ class Carrier:
     """
 
     __slots__ = (
-        "ack_by", "backlog", "closed", "eof", "expires_at", "greeting", "hello", "idle_for", "io", "kind", "outstanding",
-        "owes_ack", "reader", "rx_final", "sent", "session", "tx_final", "tx_left", "used_at",
+        "ack_by", "backlog", "closed", "dial_seconds", "eof", "expires_at", "greeting", "hello", "idle_for", "io", "kind",
+        "outstanding", "owes_ack", "reader", "rx_final", "sent", "session", "tx_final", "tx_left", "used_at",
     )  # fmt: skip
 
     def __init__(self, kind: Kind, now: float) -> None:
@@ -81,6 +81,8 @@ class Carrier:
         self.session: Owner | None = None
         self.greeting = b""
         """Client: the hello, until it is sent, alone or before the first shot."""
+        self.dial_seconds = 0.0
+        """Client: how long it took to connect."""
         self.hello = -1
         """Client: number of the hello."""
         self.reader = ShotReader()
@@ -237,6 +239,10 @@ class CarrierSet:
         """A shot on it was acknowledged: it works."""
         if carrier.ack_by == inf and not (carrier.tx_final or carrier.closed) and carrier not in self.idle:
             self.idle[carrier] = None
+
+    def is_silent(self, carrier: Carrier) -> bool:
+        """This end's half is used up, or suspended, and the other end has said nothing since."""
+        return carrier.ack_by == inf and carrier not in self.idle
 
     def finished(self, carrier: Carrier, ack_delay: float, give_up_after: float, now: float) -> None:
         """The other end's half is complete: finish this one too."""

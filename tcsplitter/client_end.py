@@ -148,7 +148,8 @@ class ClientEnd:
     # ------------------------------------------------------------------------------ carrier side
 
     def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
-        self.session.recovery.sample_rtt(dial_seconds, now)
+        self.session.recovery.dialled(dial_seconds, now)
+        carrier.dial_seconds = dial_seconds
         attempt = self._attempts.get(carrier)
         if attempt is not None:
             attempt.connected = True
@@ -195,7 +196,7 @@ class ClientEnd:
 
     def clock_jumped(self, now: float) -> None:
         """The machine slept: connections are likely dead, and the next dial is the test."""
-        self.session.distrust_idle()
+        self.session.drop_idle()
         self._pool.revive(now)
         self._ask_at = now
 

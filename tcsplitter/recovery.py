@@ -36,10 +36,11 @@ DEFAULT_RTT = 0.2
 MIN_RTT_SECONDS = 15.0
 """The minimum RTT is that of the current span of so many seconds and of the one before."""
 INITIAL_BYTES, INITIAL_SHOTS = 160_000, 4
-"""What may be under way before a rate is known: so many bytes, but at least so many shots; those always may."""
-SMALLEST_SHARE, REGAIN = 0.05, 1.05
-"""When a shot is lost for its age, and none that was sent later arrived, the line is full: the bound is halved, once in the
-time that such a verdict takes. Each ack regains a little."""
+"""What may be under way before a rate is known: so many bytes, but at least so many shots, unless the line is full."""
+SMALLEST_SHARE, REGAIN, MAX_BACKOFF = 0.05, 1.05, 16.0
+"""When a shot is lost for its age, and since then no younger one arrived and no dial was quick, the line is full, not the carrier
+dead: the bound is halved, and LOST_* and GIVE_UP_* are doubled, once in the time that such a verdict takes. An ack regains a
+little of the one and half of the other."""
 LATE_RTTS, LATE_SPREAD, LATE_SAMPLES, LATE_WINDOWS = 1.25, 2.0, 32, 4
 """A shot is late after so many RTTs at least, and after so many times the path's p75 even if more than 5 % of the carriers
 are dead; the limit is taken anew after so many acks; so many windows may be late."""
@@ -153,6 +154,8 @@ class Recovery:
         self._flat_rounds = 0
         self._patience = 1.0
         self._share = 1.0
+        self._backoff = 1.0
+        self._quick_dial_at = -inf
         self._young: deque[SentShot] = deque()
         self._acked = 0
         self._halve_at = 0.0
@@ -161,14 +164,20 @@ class Recovery:
 
     @property
     def lost_after(self) -> float:
-        return self._patience * max(LOST_RTTS * self.rtt, LOST_SECONDS)
+        return max(self._patience, self._backoff) * max(LOST_RTTS * self.rtt, LOST_SECONDS)
 
     @property
     def give_up_after(self) -> float:
-        return max(GIVE_UP_RTTS * self.rtt, GIVE_UP_SECONDS)
+        return self._backoff * max(GIVE_UP_RTTS * self.rtt, GIVE_UP_SECONDS)
+
+    def dialled(self, seconds: float, now: float) -> None:
+        """A dial took so long: an RTT, and a sign of how full the line is."""
+        self.sample_rtt(seconds, now)
+        if seconds < max(LOST_RTTS * self.rtt, LOST_SECONDS) / 2:
+            self._quick_dial_at = now
 
     def sample_rtt(self, seconds: float, now: float) -> None:
-        """Take an RTT in: that of an ack, the time to dial, or what the hello says."""
+        """Take an RTT in."""
         if now > self._min_rtt_since + MIN_RTT_SECONDS:
             self._min_rtts = [self._min_rtts[1], inf]
             self._min_rtt_since = now
@@ -183,7 +192,7 @@ class Recovery:
         """Bytes that may be under way."""
         gain = STARTUP_GAIN if self._startup else CRUISE_GAIN
         bound = gain * self.rate * (self.rtt + SLACK) + 2 * self._size if self.rate else INITIAL_BYTES
-        return max(INITIAL_SHOTS * self._size, self._share * bound)
+        return max(self._size, self._share * max(INITIAL_SHOTS * self._size, bound))
 
     def may_send(self) -> bool:
         """Whether bulk data may go: the line takes more, and late shots, which have an account of their own, are not too many."""
@@ -259,6 +268,7 @@ class Recovery:
         else:
             self._leave(shot)
             self._patience = max(1.0, self._patience * PATIENCE_FADES)
+            self._backoff = max(1.0, self._backoff / 2)
         self._share = min(1.0, self._share * REGAIN)
         self._newest_delivered = max(self._newest_delivered, shot.sent_at)
         age = now - shot.sent_at
@@ -328,8 +338,9 @@ class Recovery:
             shot.by_time = by_time
             shot.judged_from = now
             self.lost[number] = shot
-            if by_time and shot.sent_at >= self._newest_delivered and now >= self._halve_at:
+            if by_time and shot.sent_at >= max(self._newest_delivered, self._quick_dial_at) and now >= self._halve_at:
                 self._share = max(SMALLEST_SHARE, self._share / 2)
+                self._backoff = min(2 * self._backoff, MAX_BACKOFF)
                 self._halve_at = now + self.lost_after
         return shot
 

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 MAX_CHUNKS = 2_048
 """Chunks in one shot; with control frames they stay below the limit of a body."""
-MIN_ROUND = 0.01
-"""Seconds; a stream is judged sparse or bulk by what it sent in an RTT, or in this where the RTT is shorter."""
+SPARSE_BYTES = 10_000
+"""A stream with more than that, or than a payload where that is less, unsent and unacknowledged is bulk."""
 
 
 class Scheduler:
     """Two queues of streams that have something to send.
 
-    *Sparse* streams, which have sent less than a payload in the last RTT, go first and are not held by the bound on what is under
-    way. The others, *bulk*, take turns of one payload each: deficit round robin (Shreedhar and Varghese, 1996) with a surplus
-    carried over, the two queues as in FQ-CoDel (RFC 8290).
+    *Sparse* streams, which have no more than a payload unsent and unacknowledged, go first and are not held by the bound on what
+    is under way. The others, *bulk*, take turns of one payload each: deficit round robin (Shreedhar and Varghese, 1996) with a
+    surplus carried over, the two queues as in FQ-CoDel (RFC 8290).
     """
 
     def __init__(self, size: int) -> None:
@@ -30,6 +30,7 @@ class Scheduler:
         self.rtt = 0.0
         """Of the session; it keeps both up to date."""
         self._size = size
+        self._sparse_bytes = min(size, SPARSE_BYTES)
 
     def __bool__(self) -> bool:
         """Whether any stream waits for its turn."""
@@ -39,10 +40,7 @@ class Scheduler:
         """Let a stream wait for its turn, if it does not already and has something to send."""
         if stream.queue is not None or not stream.wants_to_send:
             return
-        if self.now - stream.burst_from > max(self.rtt, MIN_ROUND):
-            stream.burst_from = self.now
-            stream.burst_bytes = 0
-        stream.queue = self.sparse if stream.burst_bytes + stream.unsent <= self._size else self.bulk
+        stream.queue = self.sparse if stream.unacknowledged + stream.unsent <= self._sparse_bytes else self.bulk
         if stream.lost_chunk_waits:
             stream.queue.appendleft(stream)
         else:
@@ -67,7 +65,6 @@ class Scheduler:
         return chunks
 
     def _charge(self, stream: Stream, count: int) -> None:
-        stream.burst_bytes += count
         stream.deficit -= count
         if stream.deficit <= 0:
             stream.deficit += self._size

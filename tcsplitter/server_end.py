@@ -171,7 +171,7 @@ class ServerEnd:
         """The machine slept: idle connections are likely dead."""
         for session in self.sessions.values():
             session.enter(now)
-            session.distrust_idle()
+            session.drop_idle()
 
     # -------------------------------------------------------------------------------- newcomers
 

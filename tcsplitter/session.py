@@ -145,7 +145,7 @@ class Session:
         self.carriers.adopt(carrier, self, idle_for, now)
         self.carriers.greet(carrier, number)
         self.counters.carriers += 1
-        hello = seal_hello(epoch.seal, epoch.number, number, int(carrier.kind), int(self.recovery.min_rtt * 1e6))
+        hello = seal_hello(epoch.seal, epoch.number, number, int(carrier.kind), int(carrier.dial_seconds * 1e6))
         carrier.greeting = self.id + hello
         self._greeters.append(carrier)
 
@@ -168,7 +168,7 @@ class Session:
             return False
         self._acks.add(number)
         if rtt_us:
-            self.recovery.sample_rtt(rtt_us * 1e-6, now)
+            self.recovery.dialled(rtt_us * 1e-6, now)
         self.carriers.adopt(carrier, self, 2 * self.config.idle, now)
         self.counters.carriers += 1
         return True
@@ -181,6 +181,8 @@ class Session:
         except RemoteProtocolError:
             self._refuse(carrier)
         else:
+            if carrier.reader.pending:  # a large shot on a slow line: it is alive
+                self.carriers.expire(carrier, now + self.recovery.give_up_after)
             self.receive_records(carrier, records, now)
 
     def receive_records(self, carrier: Carrier, records: list[tuple[int, int, int, bytes]], now: float) -> None:
@@ -275,10 +277,16 @@ class Session:
         self.enter(now)
         self._repair.progress(carrier, outstanding, now)
 
-    def distrust_idle(self) -> None:
-        """Reset all idle carriers: the machine slept, or the path changed."""
+    def drop_idle(self) -> None:
+        """Reset all idle carriers: the machine slept, and they are likely dead."""
         for carrier in list(self.carriers.idle):
             self.carriers.drop(carrier, Op.RESET)
+
+    def distrust_idle(self) -> None:
+        """Send nothing on what is idle until something comes on it: the path may have changed, or a large shot be under way."""
+        for carrier in list(self.carriers.idle):
+            self.carriers.suspend(carrier)
+            self.carriers.expire(carrier, self.now + self.recovery.give_up_after)
 
     def _refuse(self, carrier: Carrier) -> None:
         """What came on a carrier is not from the other end, or damaged."""
@@ -372,7 +380,7 @@ class Session:
         self.recovery.forget_lost(self.now)
         for carrier in self.carriers.expired(self.now):
             retires_at = carrier.used_at + carrier.idle_for
-            if carrier.tx_final or carrier.rx_final or self._repair.outstanding(carrier):
+            if carrier.rx_final or self.carriers.is_silent(carrier) or self._repair.outstanding(carrier):
                 self._repair.kill(carrier, self.now)
             elif self.now < retires_at:
                 self.carriers.expire(carrier, retires_at)

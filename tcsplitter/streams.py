@@ -91,8 +91,8 @@ class Stream:
 
     __slots__ = (
         "_fin_cut", "_finishing", "_granted_at", "_host", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked",
-        "_returned", "_send_limit", "_sender_held", "_sent", "_unsent", "_window", "app", "burst_bytes", "burst_from", "deficit",
-        "id", "incoming", "queue", "reset_code", "sent_reset",
+        "_returned", "_send_limit", "_sender_held", "_sent", "_unsent", "_window", "app", "deficit", "id", "incoming", "queue",
+        "reset_code", "sent_reset", "unacknowledged",
     )  # fmt: skip
 
     def __init__(self, host: Host, stream_id: int, opened: bool) -> None:
@@ -107,8 +107,8 @@ class Stream:
         self.queue: Any = None
         """The scheduler's list that this stream waits in."""
         self.deficit = 0
-        self.burst_bytes = 0
-        self.burst_from = 0.0
+        self.unacknowledged = 0
+        """Bytes that were sent, or taken for lost, and not acknowledged."""
         self._host = host
         self._unsent = SendBuffer()
         self._resend: list[Chunk] = []
@@ -275,12 +275,14 @@ class Stream:
         self._opened = True
         self._fin_cut = fin
         self._pending_chunks += 1
+        self.unacknowledged += len(data)
         return Chunk(self, offset, data, fin)
 
     def chunk_acked(self, chunk: Chunk) -> None:
         if not chunk.acked:
             chunk.acked = True
             self._pending_chunks -= 1
+            self.unacknowledged -= len(chunk.data)
             if self._fin_cut and not self._pending_chunks:
                 self._host.forget_if_done(self)
 

@@ -21,6 +21,8 @@ from tcsplitter.outbox import Note
 from tcsplitter.server_end import ServerConfig, ServerEnd
 from tcsplitter.streams import Stream
 
+FIRST_WINDOW = 14_600
+PIECE = 2_920  # two segments: what is acknowledged at a time; writes within the first window go in one piece, to save time
 KEY = hashlib.sha256(b"a key of the simulator").digest()
 End = ClientEnd | ServerEnd
 
@@ -54,11 +56,16 @@ class Pipe:
 
     def __init__(self, doom: int | None, freezes: bool) -> None:
         self.free_at = 0.0
+        self.waiting: deque[bytes] = deque()
+        """The send queue, in pieces; an empty one is the FIN."""
+        self.under_way = 0
+        self.window = FIRST_WINDOW
         self.carried = 0
         self.doom = doom
         self.freezes = freezes
         self.frozen = False
         self.undelivered = 0
+        """Bytes that the other side has not acknowledged."""
 
 
 class Connection:
@@ -85,8 +92,17 @@ class Connection:
             data = data[: pipe.doom - pipe.carried]
             self._doom(pipe)
         pipe.carried += len(data)
-        for piece in self._pieces(data):
-            self._deliver(side, partial(self._arrive, 1 - side, piece), len(piece))
+        pipe.waiting += self._pieces(data)
+        self._pump(side)
+
+    def _pump(self, side: int) -> None:
+        """Put on the line what the window allows: it starts at ten segments and grows by what arrives, as in slow start."""
+        pipe = self.pipes[side]
+        while pipe.waiting and (not pipe.under_way or pipe.under_way + len(pipe.waiting[0]) <= pipe.window):
+            piece = pipe.waiting.popleft()
+            pipe.under_way += len(piece)
+            act = partial(self._arrive, 1 - side, piece) if piece else partial(self._eof, 1 - side)
+            self._deliver(side, act, len(piece) or 40)
 
     def _doom(self, pipe: Pipe) -> None:
         pipe.doom = None
@@ -98,8 +114,10 @@ class Connection:
                 self.net.after(self.net.line.delay, partial(self._break, side))
 
     def _pieces(self, data: bytes) -> list[bytes]:
+        if len(data) > FIRST_WINDOW:
+            return [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
         if not self.net.line.split or len(data) < 2:
-            return [data]
+            return [data] if data else []
         at = self.net.rng.randrange(1, len(data))
         return [data[:at], data[at:]]
 
@@ -115,9 +133,14 @@ class Connection:
         net.at(pipe.free_at, act)
 
     def _arrive(self, side: int, data: bytes) -> None:
-        self.pipes[1 - side].undelivered -= len(data)
+        pipe = self.pipes[1 - side]
+        pipe.undelivered -= len(data)
+        pipe.under_way -= len(data)
+        pipe.window += len(data)
+        if pipe.waiting:
+            self.net.after(self.net.line.delay, partial(self._pump, 1 - side))
         carrier = self.sides[side]
-        if carrier is not None and not self.gone[side] and data:
+        if carrier is not None and not self.gone[side]:
             if side == 1 and self.net.line.replay:
                 self.recorded += data
             self.net.ends[side].carrier_received(carrier, data, self.net.now)
@@ -125,7 +148,8 @@ class Connection:
 
     def fin(self, side: int) -> None:
         if not self.gone[1 - side]:
-            self._deliver(side, lambda: self._eof(1 - side), 40)
+            self.pipes[side].waiting.append(b"")
+            self._pump(side)
 
     def _eof(self, side: int) -> None:
         carrier = self.sides[side]
@@ -143,6 +167,7 @@ class Connection:
     def close(self, side: int, reset: bool) -> None:
         if not self.gone[side]:
             if reset:
+                self.pipes[side].waiting.clear()
                 self._deliver(side, lambda: self._break(1 - side), 40)
             else:
                 self.fin(side)
@@ -391,7 +416,7 @@ class Network:
         began = self.now
         connection = Connection(self, carrier)
         carrier.io = connection
-        took = 2 * self.line.delay + self.rng.random() * self.line.jitter
+        took = 2 * self.line.delay + self.rng.random() * self.line.jitter + self.queue(0, 60) + self.queue(1, 60)
         if self.rng.random() < self.line.dial_late:
             took += 1.0
         ready = self.alive_at(began + took)

@@ -14,6 +14,7 @@ from tcsplitter.carrier import Action, Carrier, CarrierSet, Kind, Op, PeerCarrie
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.outbox import Outbox
 from tcsplitter.session import Session, SessionConfig
+from tcsplitter.streams import Control
 
 NOW = 100.0
 IDLE = 25.0
@@ -416,6 +417,42 @@ def test_no_carriers_no_deadline() -> None:
     rig.set.drop(rig.carriers[0], Op.CLOSE)
     assert rig.set.expired(NOW) == []
     assert rig.set.check_at == inf
+
+
+# --- carriers that may be dead
+
+
+def test_a_carrier_on_which_a_shot_comes_slowly_is_not_given_up() -> None:
+    session, carrier, outbox = carrier_of(CLIENT)
+    session.streams.queue_control(Control.PING)
+    assert ops_of(session, outbox, NOW) == [Op.WRITE]  # its half is used up: now it waits for the other one
+    shot = seal(bytes(4) + b"\x01" * 100, FINAL)
+    for i in range(100):
+        session.receive(carrier, shot[i : i + 1], NOW + i)
+        assert Op.RESET not in ops_of(session, outbox, NOW + i)
+    session.receive(carrier, shot[100:], NOW + 100)
+    assert session.counters.shots_received == 1
+    assert carrier.rx_final
+
+
+def test_a_carrier_on_which_nothing_more_comes_is_given_up() -> None:
+    session, carrier, outbox = carrier_of(CLIENT)
+    session.streams.queue_control(Control.PING)
+    ops_of(session, outbox, NOW)
+    session.receive(carrier, seal(bytes(100))[:50], NOW + 1)
+    assert Op.RESET not in ops_of(session, outbox, NOW + 0.9 + GIVE_UP)
+    assert Op.RESET in ops_of(session, outbox, NOW + 1 + GIVE_UP)
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_distrusted_carriers_are_used_again_once_they_were_heard_of(heard: bool) -> None:
+    session, carrier, outbox = carrier_of(CLIENT, reuse=0)
+    session.distrust_idle()
+    session.streams.queue_control(Control.PING)
+    assert ops_of(session, outbox, NOW) == []
+    if heard:
+        session.receive(carrier, seal(bytes(4) + b"\x01"), NOW + 1)
+    assert ops_of(session, outbox, NOW + GIVE_UP) == ([Op.WRITE] if heard else [Op.RESET])
 
 
 # --- what is half there

@@ -24,6 +24,7 @@ from tcsplitter.recovery import (
     LOST_MEMORY,
     LOST_RTTS,
     LOST_SECONDS,
+    MAX_BACKOFF,
     MAX_PATIENCE,
     MIN_RTT_SECONDS,
     RATE_SECONDS,
@@ -208,7 +209,7 @@ def test_a_lost_shot_is_acknowledged_late_and_once() -> None:
 @pytest.mark.parametrize(("by_time", "wrong", "patience"), [(True, 1, 1.5), (False, 0, 1.0)])
 def test_a_verdict_by_time_that_proves_wrong_raises_patience(by_time: bool, wrong: int, patience: float) -> None:
     account = make(1)
-    account.sample_rtt(0.01, 0.0)
+    account.dialled(0.01, 0.5)  # so the line is not full
     account.lose(0, by_time, 1.0)
     ack(account, 0, 0, 1.5)
     assert account.wrong_verdicts == wrong
@@ -314,11 +315,40 @@ def test_a_loss_by_time_halves_the_bound_once_in_a_while() -> None:
     account = make(6)
     account.sample_rtt(0.01, 0.0)
     seen = []
-    for number, at in enumerate([1.0, 1.1, 1.999, 2.0, 2.5, 3.0]):
+    for number, at in enumerate([1.0, 1.1, 2.999, 3.0, 5.0, 7.0]):
         account.lose(number, True, at)
-        seen.append(shares(account))
-    assert seen == [0.5, 0.5, 0.5, 0.25, 0.25, 0.25]  # the last: four shots always may go
-    assert account.window() == INITIAL_SHOTS * SIZE
+        seen.append((shares(account), account.lost_after, account.give_up_after))
+    assert seen == [(0.5, 2, 6), (0.5, 2, 6), (0.5, 2, 6), (0.25, 4, 12), (0.25, 4, 12), (0.125, 8, 24)]
+
+
+def test_timers_back_off_so_far_and_come_back() -> None:
+    account = make(30)
+    for number in range(10):
+        account.lose(number, True, 100.0 * number)
+    assert account.lost_after == MAX_BACKOFF
+    seen = []
+    for number in range(10, 15):
+        ack(account, number, number, 1000.0, answered=0)  # so it tells no RTT
+        seen.append(account.give_up_after / GIVE_UP_SECONDS)
+    assert seen == [8, 4, 2, 1, 1]
+
+
+@pytest.mark.parametrize(("took", "at", "full"), [(0.01, 0.5, False), (0.49, 0.5, False), (0.51, 0.9, True), (0.01, -0.1, True)])
+def test_a_line_on_which_a_dial_was_quick_is_not_full(took: float, at: float, full: bool) -> None:
+    account = make(1)
+    account.sample_rtt(0.01, 0.0)
+    account.dialled(took, at)
+    account.lose(0, True, 1.0)
+    assert account.lost_after == (2.0 if full else 1.0)
+    assert shares(account) == (0.5 if full else 1.0)
+
+
+def test_one_shot_always_may_go() -> None:
+    account = Recovery(INITIAL_BYTES)
+    for number in range(20):
+        account.on_sent(shot(number, 0.0, INITIAL_BYTES), more_waits=True)
+        account.lose(number, True, 100.0 * number)
+    assert account.window() == INITIAL_BYTES
 
 
 def test_the_share_has_a_floor() -> None:

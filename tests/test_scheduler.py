@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tcsplitter._core import ShotWriter
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS
-from tcsplitter.scheduler import MAX_CHUNKS, MIN_ROUND
+from tcsplitter.scheduler import MAX_CHUNKS, SPARSE_BYTES
 from tcsplitter.streams import Chunk, Stream
 from tcsplitter.table import StreamTable
 
@@ -80,20 +80,27 @@ def test_a_stream_with_more_than_a_payload_is_bulk(count: int, sparse: bool) -> 
     assert stream.queue is (rig.scheduler.sparse if sparse else rig.scheduler.bulk)
 
 
-@pytest.mark.parametrize(
-    ("rtt", "pause", "sparse"), [(0.1, 0.09, False), (0.1, 0.11, True), (0.0, 0.009, False), (0.0, 0.011, True)]
-)
-def test_a_stream_is_judged_by_what_it_sent_in_an_rtt(rtt: float, pause: float, sparse: bool) -> None:
-    assert MIN_ROUND == 0.01
-    rig = Rig()
-    rig.scheduler.now, rig.scheduler.rtt = 50.0, rtt
-    stream = rig.stream(SIZE)
-    stream.burst_from = 50.0
+@pytest.mark.parametrize(("size", "limit"), [(SIZE, SIZE), (10 * SPARSE_BYTES, SPARSE_BYTES)])
+@pytest.mark.parametrize("more", [0, 1])
+def test_what_is_unacknowledged_counts(size: int, limit: int, more: int) -> None:
+    rig = Rig(size)
+    stream = rig.stream(limit - 1)
+    (chunk,) = rig.shot()
     rig.shot()
+    stream.write(bytes(1 + more))
+    assert stream.queue is (rig.scheduler.bulk if more else rig.scheduler.sparse)
     rig.shot()
-    rig.scheduler.now += pause
+    stream.chunk_acked(chunk)
     stream.write(b"x")
-    assert stream.queue is (rig.scheduler.sparse if sparse else rig.scheduler.bulk)
+    assert stream.queue is rig.scheduler.sparse
+
+
+def test_a_stream_of_which_much_was_lost_is_bulk() -> None:
+    rig = Rig()
+    rig.stream(2 * SIZE)
+    rig.lose(*rig.shot(), *rig.shot())
+    assert not rig.scheduler.sparse
+    assert rig.shot(bulk=False) == []
 
 
 # --- sharing

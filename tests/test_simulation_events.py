@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from simulator import Line, Network, Plan
@@ -194,6 +195,18 @@ def test_streams_do_not_dry_up_where_every_fifth_carrier_freezes(sizes: tuple[in
     net = Network(seed, Line(delay=0.0005, freeze=0.2))
     net.open(Plan(0, sizes, [50_000]))
     net.run(net.done, 12)
+    net.verify()
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("size", "rate"), [(65_536, 30_000), (262_144, 125_000)])
+def test_payloads_that_take_seconds_do_not_choke_their_line(size: int, rate: float, seed: int) -> None:
+    """Each takes longer than the verdict that it is lost: what is sent again must not take the place of what is new."""
+    fault = [Line(), Line(late=0.1), Line(freeze=0.1), Line(cut=0.05, jitter=0.01)][seed % 4]
+    net = Network(seed, replace(fault, delay=0.02, rate=rate), ClientConfig(size=size), ServerConfig(size=size))
+    for name in range(3):
+        net.open(Plan(name, (int(5 * rate), int(5 * rate)), [100_000]))
+    net.run(net.done, 250)
     net.verify()
 
 
