@@ -193,7 +193,7 @@ class CarrierSet:
         """This end's half is to be used until `by`, if it is still open."""
         if carrier.ack_by == inf and not (carrier.tx_final or carrier.closed):
             carrier.ack_by = by
-            self.idle.pop(carrier, None)
+            self.suspend(carrier)
             self.due.append(carrier)
 
     def next_due(self) -> Carrier | None:
@@ -218,8 +218,7 @@ class CarrierSet:
         carrier.used_at = now
         carrier.ack_by = inf
         carrier.owes_ack = False
-        self.idle.pop(carrier, None)
-        self.unconfirmed.pop(carrier.hello, None)
+        self.suspend(carrier)
         if not final:
             self.idle[carrier] = None
             return
@@ -232,8 +231,9 @@ class CarrierSet:
         self.expire(carrier, now + give_up_after)
 
     def suspend(self, carrier: Carrier) -> None:
-        """A shot on it was taken for lost: nothing more is sent on it for now."""
+        """It is no longer idle: it is used, or due, or not to be trusted for now."""
         self.idle.pop(carrier, None)
+        self.unconfirmed.pop(carrier.hello, None)
 
     def resume(self, carrier: Carrier) -> None:
         """A shot on it was acknowledged: it works."""
@@ -259,8 +259,7 @@ class CarrierSet:
             carrier.closed = True
             self.partial -= carrier.reader.pending
             self.all.pop(carrier, None)
-            self.idle.pop(carrier, None)
-            self.unconfirmed.pop(carrier.hello, None)
+            self.suspend(carrier)
             self._actions.append((op, carrier, b""))
 
     def expire(self, carrier: Carrier, at: float) -> None:

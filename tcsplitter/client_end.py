@@ -271,7 +271,7 @@ class ClientEnd:
         if answer.status == STATUS_NEW:
             unused = not self.session.counters.shots_received and answer.instance == self._instance
             if unused:
-                self.session.begin_again()
+                self.session.begin_again(now)
             elif self.session.id:
                 lost = len(self.session.streams)
                 self.outbox.note(logging.WARNING, f"the server was restarted; open streams that are reset: {lost}")
@@ -279,7 +279,7 @@ class ClientEnd:
                 self.session = self._fresh_session(now)
             self.session.id = answer.session_id
         elif self._unheard_for(now) >= STALL_SECONDS:
-            self.session.distrust_idle()
+            self.session.distrust_idle(now)
         self._instance = answer.instance
         self.session.keys.install(answer.epoch, keys.sealer(), keys.opener(), now)
         if barren:

@@ -129,10 +129,10 @@ class Session:
     def _touch(self) -> None:
         self.touched[self] = None
 
-    def begin_again(self) -> None:
+    def begin_again(self, now: float) -> None:
         """Client: the same server has dropped the session before anything reached it, so all can be sent again in another one."""
         for carrier in list(self.carriers.all):
-            self._repair.kill(carrier, self.now)
+            self._repair.kill(carrier, now)
         self.keys.clear()
 
     # -------------------------------------------------------------------------------- carriers
@@ -282,11 +282,11 @@ class Session:
         for carrier in list(self.carriers.idle):
             self.carriers.drop(carrier, Op.RESET)
 
-    def distrust_idle(self) -> None:
+    def distrust_idle(self, now: float) -> None:
         """Send nothing on what is idle until something comes on it: the path may have changed, or a large shot be under way."""
         for carrier in list(self.carriers.idle):
             self.carriers.suspend(carrier)
-            self.carriers.expire(carrier, self.now + self.recovery.give_up_after)
+            self.carriers.expire(carrier, now + self.recovery.give_up_after)
 
     def _refuse(self, carrier: Carrier) -> None:
         """What came on a carrier is not from the other end, or damaged."""
@@ -386,7 +386,7 @@ class Session:
                 self.carriers.expire(carrier, retires_at)
             elif self.config.client and self.keys.can_seal:
                 self.counters.retired += 1
-                self._writer.begin(self.want(), len(self.carriers.idle))
+                self._begin_body()
                 self._seal_on(carrier, final=True)
             else:
                 self.carriers.drop(carrier, Op.CLOSE)
@@ -405,7 +405,7 @@ class Session:
 
     def _send_data(self, carrier: Carrier) -> None:
         """Build one shot of control frames, sparse streams and bulk, in that order, and send it."""
-        self._writer.begin(self.want(), len(self.carriers.idle))
+        self._begin_body()
         control = self.streams.write_control(self._writer)
         chunks = self.streams.scheduler.fill(self._writer, self.recovery.chunks_left, self.recovery.may_send())
         if not control and not chunks:
@@ -425,6 +425,9 @@ class Session:
         for chunk in chunks:
             if chunk.stream.unsent < self.config.size:
                 self.streams.tell(chunk.stream)
+
+    def _begin_body(self) -> None:
+        self._writer.begin(self.want(), len(self.carriers.idle))
 
     def _seal_on(self, carrier: Carrier, final: bool) -> None:
         """Seal the body that was built and send it on this end's half, which it completes if `final`."""
@@ -472,7 +475,7 @@ class Session:
             self._send_ack_on(carrier)
 
     def _send_ack_on(self, carrier: Carrier) -> None:
-        self._writer.begin(self.want(), len(self.carriers.idle))
+        self._begin_body()
         self._acks.write(self._writer, self.now)
         self._seal_on(carrier, final=self.config.reuse == 1 or carrier.rx_final)
 

@@ -375,10 +375,12 @@ def test_carriers_are_not_on_their_way_for_ever() -> None:
     assert [rig.set.on_their_way(NOW + age) for age in (-1, 0, 0.5, 1, 2)] == [3, 2, 2, 1, 0]
 
 
-def test_carriers_that_were_used_or_dropped_are_not_on_their_way() -> None:
-    rig = greeting_rig(4)
+def test_carriers_that_are_no_longer_idle_are_not_on_their_way() -> None:
+    rig = greeting_rig(6)
     rig.use(rig.carriers[1])
     rig.set.drop(rig.carriers[2], Op.RESET)
+    rig.set.make_due(rig.carriers[3], NOW + 9)
+    rig.set.suspend(rig.carriers[4])
     assert rig.set.on_their_way(NOW - 1) == 2
 
 
@@ -447,12 +449,12 @@ def test_a_carrier_on_which_nothing_more_comes_is_given_up() -> None:
 @pytest.mark.parametrize("heard", [False, True])
 def test_distrusted_carriers_are_used_again_once_they_were_heard_of(heard: bool) -> None:
     session, carrier, outbox = carrier_of(CLIENT, reuse=0)
-    session.distrust_idle()
+    session.distrust_idle(NOW + 10)  # the first thing in its wake
     session.streams.queue_control(Control.PING)
-    assert ops_of(session, outbox, NOW) == []
+    assert ops_of(session, outbox, NOW + 9.9 + GIVE_UP) == []
     if heard:
-        session.receive(carrier, seal(bytes(4) + b"\x01"), NOW + 1)
-    assert ops_of(session, outbox, NOW + GIVE_UP) == ([Op.WRITE] if heard else [Op.RESET])
+        session.receive(carrier, seal(bytes(4) + b"\x01"), NOW + 9.9 + GIVE_UP)
+    assert ops_of(session, outbox, NOW + 10 + GIVE_UP) == ([Op.WRITE] if heard else [Op.RESET])
 
 
 # --- what is half there
