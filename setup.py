@@ -26,6 +26,7 @@ core = Extension(
 )
 
 setup(
+    # cythonize follows the files that the .pyx includes.
     ext_modules=cythonize(
         [core],
         # The C is a by-product and differs by kind: beside the .pyx it would be shipped, or taken for the other kind's.

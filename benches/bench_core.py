@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pytest_benchmark.fixture import BenchmarkFixture
 from simulator import Line, Network, Plan
 
-from tcsplitter._core import STREAM, AckLog, Fec, RecvBuffer, ReplayWindow, ShotReader, ShotWriter, open_frames
+from tcsplitter._core import STREAM, AckLog, Fec, Playout, RecvBuffer, ReplayWindow, ShotReader, ShotWriter, open_frames
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.server_end import ServerConfig
+from tcsplitter.shared import Handling
 
 SIZES = [64, 1_400, 10_000, 65_536]  # bytes of stream data in a shot
 SEGMENT = 1_448  # bytes that one read gives on an Ethernet line
@@ -125,6 +126,30 @@ def test_reassembly(benchmark: BenchmarkFixture, shuffled: bool) -> None:
     assert benchmark(reassemble) == PIECE * PIECES
 
 
+@orders
+def test_playout(benchmark: BenchmarkFixture, shuffled: bool) -> None:
+    """NUMBERS times: a payload's end is expected, and those in order by then go to the beat and from it."""
+    numbers = order(NUMBERS, shuffled)
+    steps: list[tuple[int, int, float]] = []
+    there: set[int] = set()
+    in_order = 0
+    for number in numbers:
+        there.add(number)
+        while in_order in there:
+            in_order += 1
+        steps.append((PIECE * (number + 1), PIECE * in_order, float(len(steps))))
+
+    def play_out() -> int:
+        playout, released = Playout(1.0, 0, False, 0), 0
+        for end, reached, now in steps:
+            playout.expect(end)
+            playout.advance(reached, now)
+            released += playout.release(now)
+        return released + playout.waiting
+
+    assert benchmark(play_out) == PIECE * NUMBERS
+
+
 @stripes
 @blocks
 def test_parity(benchmark: BenchmarkFixture, data: int, parity: int, size: int) -> None:
@@ -153,7 +178,7 @@ def test_both_ends(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[st
     shots = 0
 
     def set_up() -> tuple[tuple[Network], dict[str, object]]:
-        net = Network(1, Line(delay=0.0005), ClientConfig(size=size), ServerConfig(size=size))
+        net = Network(1, Line(delay=0.0005), ClientConfig(Handling(size=size)), ServerConfig(Handling(size=size)))
         net.open(Plan(name=0, sizes=(TRANSFER, TRANSFER), writes=[TRANSFER]))
         return (net,), {}
 

@@ -24,6 +24,7 @@ MAX_ACK_RANGES: Final[int]  # 32
 MAX_FRAMES: Final[int]  # 4,096 in a body
 REPLAY_WINDOW: Final[int]  # 2**17 shot numbers
 MAX_JUMP: Final[int]  # 2**24 shot numbers
+MAX_DATAGRAM: Final[int]  # 65,507
 
 # Flags of a shot.
 FINAL: Final[int]
@@ -38,6 +39,8 @@ STREAM_CREDIT: Final[int]
 RESET: Final[int]
 CLOSE: Final[int]
 STREAM: Final[int]
+SKIP: Final[int]
+DATAGRAM: Final[int]
 
 # Verdicts of ReplayWindow.check.
 FRESH: Final[int]
@@ -83,6 +86,14 @@ class ShotWriter:
     def close(self, code: int, reason: str) -> None:
         """Ends the session; the reason is cut to 255 bytes of UTF-8."""
     def stream(self, stream_id: int, offset: int, data: Buffer, fin: bool) -> None: ...
+    def skip(self, stream_id: int, offset: int) -> None:
+        """What this end gets of the stream below `offset` it needs no more."""
+    def datagram(self, flow_id: int, number: int, stamp: int, deadline: int, total: int, offset: int, data: Buffer) -> None:
+        """A datagram of `total` bytes, at most MAX_DATAGRAM, or where `data` is shorter the fragment from `offset` on.
+
+        It is timed unless `stamp` is below 0: `stamp` (when it was read, on a clock of the sender's) and `deadline` are
+        milliseconds.
+        """
     @property
     def size(self) -> int:
         """Bytes of the body so far, its head included; 0 before `begin`."""
@@ -102,8 +113,10 @@ def open_frames(aead: Aead, record: bytes) -> tuple[int, int, list[tuple[Any, ..
     """Open a shot and take its body apart: want, held, and frames as
 
     (PING,) · (ACK, answered, delay_us, ranges, rebuilt) · (CREDIT, total) · (STREAM_CREDIT, id, limit) ·
-    (RESET, id, code, final_size) · (CLOSE, code, reason) · (STREAM, id, offset, data, fin)
+    (RESET, id, code, final_size) · (CLOSE, code, reason) · (STREAM, id, offset, data, fin) · (SKIP, id, offset) ·
+    (DATAGRAM, flow, number, stamp, deadline, total, offset, data)
 
+    Stamp and deadline are -1 in a datagram that is not timed; a whole one has its length as total and 0 as offset.
     `data` is bytes, or a memoryview of the opened body when it is at least half of it.
     Raises cryptography's InvalidTag where it does not open, RemoteProtocolError where it opens and is malformed, holds parity, or
     has a header that ShotReader would refuse. An ack of a number never sent is the caller's to find.
@@ -185,13 +198,17 @@ class RecvBuffer:
         """
     def consume(self, count: int) -> None:
         """Forget the next `count` readable bytes; ValueError if there are fewer."""
+    def skip(self) -> int:
+        """Go past the gap that the reader stands at: to the first waiting piece, or to the final size if it is known and nothing
+        waits. Returns how many bytes that were; 0 if there is no gap, or readable bytes are left. What comes of them later is
+        not kept."""
     def clear(self) -> int:
         """Drop all that is held; return how many bytes were held. Those that were readable count as consumed."""
     @property
     def readable(self) -> int: ...
     @property
     def read_offset(self) -> int:
-        """Bytes consumed so far."""
+        """Bytes consumed or skipped so far."""
     @property
     def highest(self) -> int:
         """End of the furthest byte seen."""
@@ -206,7 +223,7 @@ class RecvBuffer:
         """-1 while unknown."""
     @property
     def at_end(self) -> bool:
-        """Everything up to the final size was consumed."""
+        """Everything up to the final size was consumed or skipped."""
 
 @final
 class Playout:
@@ -216,10 +233,21 @@ class Playout:
     together; a beat that finds no payload is skipped and not made up, unless `catch_up`, when the next one
     forwards all that piled up. Until `free_until` everything is forwarded at once; the first payload after it starts the
     clock, and the first beat is one `beat` later.
+
+    Payloads are pushed one by one, or by their stream offsets: `expect` each one's end as it comes, in whatever order, then
+    `advance` to where the stream is in order. Of payloads that come in order no end waits. At most 65,536 ends wait to be
+    reached; beyond that borders are forgotten, so that payloads run together.
     """
 
     def __init__(self, beat: float, merge: int, catch_up: bool, free_until: float) -> None:
         """ValueError for a beat below 0, between 0 and 1 µs, or without end, and for a `merge` below 0."""
+    def expect(self, end: int) -> None:
+        """A payload that ends at this stream offset has come. Nothing happens where that is known, pushed or passed."""
+    def advance(self, offset: int, now: float) -> None:
+        """The stream is in order up to `offset`: push the payloads that end at or below it, each from the end of the one before,
+        or from what was passed. Bytes above the last of these ends wait for the next call after their own end is expected."""
+    def pass_by(self, offset: int) -> None:
+        """The bytes from what was pushed up to `offset` were skipped: they are no payload, and no end is expected there."""
     def push(self, length: int, now: float) -> None:
         """A payload of `length` bytes is in order now. Lengths beyond 65,536 waiting payloads are added to the last one.
         One of 0 bytes is no payload; ValueError below 0.
@@ -228,6 +256,11 @@ class Playout:
         """Bytes that may be forwarded now and were not released before."""
     def deadline(self) -> float:
         """When `release` has to be called next, at once if that is past; infinity while nothing waits."""
+    def beat(self, now: float, count: int) -> float:
+        """When the beat is that comes `count` beats after the first one at or after `now`.
+
+        Beats keep to the grid of the first one. Where none runs yet it is `count` beats from now, with a beat of 0 now.
+        """
     @property
     def waiting(self) -> int:
         """Bytes pushed and not released."""

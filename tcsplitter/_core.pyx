@@ -2,7 +2,8 @@
 """The compiled core: cutting, sealing and numbering of shots, acks, buffers, beat and parity.
 
 Everything here works on bytes and numbers that are handed in; it knows no socket and no clock. Wire formats: PROTOCOL.md.
-The classes stand in the order in which a payload meets them, from the program that writes to the program that reads.
+The classes stand in the order in which a payload meets them, from the program that writes to the program that reads. Those that
+share nothing with the others but small helpers are in files of their own, included in their place.
 """
 
 cimport cython
@@ -28,6 +29,7 @@ cpdef enum:
     MAX_FRAMES = 4096  # in a body: they cost memory that their bytes do not show
     REPLAY_WINDOW = 1 << 17
     MAX_JUMP = 1 << 24
+    MAX_DATAGRAM = 65_507
 
 cpdef enum:
     FINAL = 0x01
@@ -42,6 +44,8 @@ cpdef enum:
     RESET = 0x06
     CLOSE = 0x07
     STREAM = 0x08
+    SKIP = 0x0c
+    DATAGRAM = 0x10
 
 cpdef enum:
     FRESH = 0
@@ -53,6 +57,8 @@ cdef enum:
     _ACK_REBUILT = 0x03  # the other type byte of an ACK frame
     _STREAM_FIN = 0x01  # bits of the type byte of a STREAM frame
     _STREAM_OPEN_ENDED = 0x02
+    _DATAGRAM_FRAGMENT = 0x01  # bits of the type byte of a DATAGRAM frame
+    _DATAGRAM_TIMED = 0x02
     _WANT_SIZE = 2
     _MAX_WANT = 65_535
     _BODY_HEAD = 2 * _WANT_SIZE
@@ -61,7 +67,7 @@ cdef enum:
     _HELLO_SIZE = 5
     _MAX_HELLO_KIND = 3
     _MAX_REASON = 255
-    _FRAME_HEAD = 1 + 3 * 8  # the longest frame but ACK, without data and reason
+    _FRAME_HEAD = 1 + 7 * 8  # the longest frame but ACK, without data and reason
     _ACK_HEAD = 1 + 2 * 8 + 2 * (8 + MAX_ACK_RANGES * 2 * 8)
     _FIRST_CAPACITY = 16_384
     _NO_LIMIT = 0x7fff_ffff
@@ -296,6 +302,16 @@ cdef class ShotWriter:
             self._put_varint(value)
         return self._finish()
 
+    cdef int _put_data(self, uint8_t kind, tuple values, const Py_buffer* data) except -1:
+        """A frame that ends with a length and data."""
+        self._start(_FRAME_HEAD + data.len)
+        self._put_byte(kind)
+        for value in values:
+            self._put_varint(value)
+        self._put_varint(data.len)
+        self._put_bytes(data.buf, data.len)
+        return self._finish()
+
     def begin(self, want, held):
         """Start a body; `want` and `held` above 65,535 are cut to that."""
         cdef uint8_t* head = <uint8_t*> PyByteArray_AS_STRING(self._buffer)
@@ -346,13 +362,30 @@ cdef class ShotWriter:
         try:
             if view.len > _MAX_BODY or offset + view.len > _MAX_VARINT:
                 raise LocalProtocolError(f"{view.len} bytes at offset {offset} are too many for a frame")
-            self._start(_FRAME_HEAD + view.len)
-            self._put_byte(STREAM | _STREAM_FIN if fin else STREAM)
-            self._put_varint(stream_id)
-            self._put_varint(offset)
-            self._put_varint(view.len)
-            self._put_bytes(view.buf, view.len)
-            self._finish()
+            self._put_data(STREAM | _STREAM_FIN if fin else STREAM, (stream_id, offset), &view)
+        finally:
+            PyBuffer_Release(&view)
+
+    def skip(self, stream_id, offset):
+        """What this end gets of the stream below `offset` it needs no more."""
+        self._put_frame(SKIP, (stream_id, offset))
+
+    def datagram(self, flow_id, number, stamp, deadline, total, offset, data):
+        """A datagram of `total` bytes, or the fragment of it from `offset` on; timed unless `stamp` is below 0."""
+        cdef Py_buffer view
+        cdef uint8_t kind = DATAGRAM
+        cdef tuple values = (flow_id, number)
+        if stamp >= 0:
+            kind |= _DATAGRAM_TIMED
+            values += (stamp, deadline)
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if total > MAX_DATAGRAM or offset < 0 or offset + view.len > total:
+                raise LocalProtocolError(f"{view.len} bytes at offset {offset} of a datagram of {total}")
+            if view.len != total:
+                kind |= _DATAGRAM_FRAGMENT
+                values += (total, offset)
+            self._put_data(kind, values, &view)
         finally:
             PyBuffer_Release(&view)
 
@@ -395,94 +428,9 @@ def seal_hello(aead, epoch, number, kind, rtt_us):
 
 
 # --- Fec ------------------------------------------------------------------------------------------------------------------
-# What: parity over sealed shots (PROTOCOL.md section 6), and the only caller of zfec. Invariant: zfec sees distinct numbers
-# below m, bytes of one length, and tuples made for it alone: it hangs on a repeated primary, returns garbage for a repeated or
-# foreign number, and reorders the tuples it is given. Bound: data + parity blocks of at most _MAX_BLOCK bytes, each present
-# shot copied once. Cost: zfec's, O(parity or missing * data * length).
+# Parity over the sealed shots of a stripe.
 
-@cython.final
-cdef class Fec:
-    """Systematic Reed-Solomon over shots, zfec behind its one guard."""
-
-    cdef int _data
-    cdef int _parity
-    cdef tuple _parity_numbers
-    cdef object _encoder
-    cdef object _decoder
-
-    def __cinit__(self, data, parity):
-        if data < 1 or parity < 1 or data + parity > _MAX_BLOCKS:
-            raise ValueError(f"{data} data and {parity} parity blocks: at least one of each, {_MAX_BLOCKS} together")
-        self._data = data
-        self._parity = parity
-        self._parity_numbers = tuple(range(data, data + parity))
-        self._encoder = zfec.Encoder(data, data + parity)
-        self._decoder = zfec.Decoder(data, data + parity)
-
-    def encode(self, shots):
-        """The `parity` blocks of `data` shots. ValueError for another count of shots or one that is too long."""
-        cdef list given = list(shots)
-        if len(given) != self._data:
-            raise ValueError(f"{len(given)} shots, not {self._data}")
-        cdef Py_ssize_t length = _BLOCK_PREFIX + max(map(len, given))
-        if length > _MAX_BLOCK:
-            raise ValueError(f"a shot of {length - _BLOCK_PREFIX} bytes")
-        cdef list blocks = []
-        for shot in given:
-            blocks.append(_block(shot, length))
-        return self._encoder.encode(tuple(blocks), self._parity_numbers)
-
-    def rebuild(self, dict shots not None, dict parity not None):
-        """The missing data shots by index. ValueError for too few blocks or an index out of range; RemoteProtocolError
-        where blocks contradict each other."""
-        if not all(0 <= i < self._data for i in shots) or not all(0 <= i < self._parity for i in parity):
-            raise ValueError("a shot or a parity block with an index that is not of this stripe")
-        cdef list missing = [i for i in range(self._data) if i not in shots]
-        if not missing:
-            return {}
-        if len(parity) < len(missing):
-            raise ValueError(f"{len(missing)} shots are missing, but there are {len(parity)} parity blocks")
-        cdef Py_ssize_t length = _parity_length(shots, parity)
-        cdef list numbers = sorted(shots), blocks = []
-        for i in numbers:
-            blocks.append(_block(shots[i], length))
-        for i in sorted(parity)[:len(missing)]:
-            numbers.append(self._data + i)
-            blocks.append(bytes(parity[i]))
-        cdef list whole = self._decoder.decode(tuple(blocks), tuple(numbers))
-        cdef dict rebuilt = {}
-        for i in missing:
-            rebuilt[i] = _shot_of(whole[i])
-        return rebuilt
-
-
-cdef Py_ssize_t _parity_length(dict shots, dict parity) except -1:
-    """The one length of all blocks of a stripe."""
-    cdef set lengths = {len(block) for block in parity.values()}
-    if len(lengths) != 1:
-        raise RemoteProtocolError("parity blocks of different lengths")
-    cdef Py_ssize_t length = lengths.pop()
-    if not _BLOCK_PREFIX <= length <= _MAX_BLOCK or any([_BLOCK_PREFIX + len(shot) > length for shot in shots.values()]):
-        raise RemoteProtocolError(f"a parity block of {length} bytes does not fit its shots")
-    return length
-
-
-cdef bytes _block(bytes shot, Py_ssize_t length):
-    """A shot as it enters the calculation: its length, itself, zeros up to `length`."""
-    cdef bytes block = PyBytes_FromStringAndSize(NULL, length)
-    cdef uint8_t* at = <uint8_t*> PyBytes_AS_STRING(block)
-    cdef Py_ssize_t used = _BLOCK_PREFIX + len(shot)
-    _store(at, len(shot), _BLOCK_PREFIX)
-    memcpy(at + _BLOCK_PREFIX, PyBytes_AS_STRING(shot), len(shot))
-    memset(at + used, 0, length - used)
-    return block
-
-
-cdef bytes _shot_of(bytes block):
-    cdef Py_ssize_t used = _BLOCK_PREFIX + <Py_ssize_t> _load(<const uint8_t*> PyBytes_AS_STRING(block), _BLOCK_PREFIX)
-    if used > len(block) or block.count(0, used) != len(block) - used:
-        raise RemoteProtocolError("the blocks of a stripe contradict each other")
-    return block[_BLOCK_PREFIX:used]
+include "_fec.pxi"
 
 
 # --- ShotReader -----------------------------------------------------------------------------------------------------------
@@ -684,16 +632,37 @@ cdef tuple _read_close(_Cursor* cursor):
         raise RemoteProtocolError("the reason of a close is not UTF-8") from None
 
 
+cdef object _read_data(_Cursor* cursor, int64_t length, bytes body):
+    cdef Py_ssize_t start = cursor.at
+    _read(cursor, length)
+    # A view of a small part would keep the whole body alive.
+    return PyMemoryView_FromObject(body)[start:cursor.at] if length and 2 * length >= len(body) else body[start:cursor.at]
+
+
 cdef tuple _read_stream(_Cursor* cursor, int kind, bytes body):
     cdef int64_t stream_id = _read_varint(cursor), offset = _read_varint(cursor), length
     length = cursor.end - cursor.at if kind & _STREAM_OPEN_ENDED else _read_varint(cursor)
-    cdef Py_ssize_t start = cursor.at
-    _read(cursor, length)
+    cdef object data = _read_data(cursor, length, body)
     if offset > _MAX_VARINT - length:
         raise RemoteProtocolError(f"stream data ends above {_MAX_VARINT}")
-    # A view of a small part would keep the whole body alive.
-    data = PyMemoryView_FromObject(body)[start:cursor.at] if length and 2 * length >= len(body) else body[start:cursor.at]
     return STREAM, stream_id, offset, data, kind & _STREAM_FIN != 0
+
+
+cdef tuple _read_datagram(_Cursor* cursor, int kind, bytes body):
+    cdef int64_t flow_id = _read_varint(cursor), number = _read_varint(cursor), stamp = -1, deadline = -1
+    cdef int64_t total = -1, offset = 0, length
+    if kind & _DATAGRAM_TIMED:
+        stamp = _read_varint(cursor)
+        deadline = _read_varint(cursor)
+    if kind & _DATAGRAM_FRAGMENT:
+        total = _read_varint(cursor)
+        offset = _read_varint(cursor)
+    length = _read_varint(cursor)
+    if total < 0:
+        total = length
+    if total > MAX_DATAGRAM or offset > total - length:
+        raise RemoteProtocolError(f"{length} bytes at offset {offset} of a datagram of {total}")
+    return DATAGRAM, flow_id, number, stamp, deadline, total, offset, _read_data(cursor, length, body)
 
 
 cdef tuple _read_frame(_Cursor* cursor, bytes body):
@@ -710,6 +679,10 @@ cdef tuple _read_frame(_Cursor* cursor, bytes body):
         return STREAM_CREDIT, _read_varint(cursor), _read_varint(cursor)
     if kind == RESET:
         return RESET, _read_varint(cursor), _read_varint(cursor), _read_varint(cursor)
+    if DATAGRAM <= kind <= DATAGRAM | _DATAGRAM_FRAGMENT | _DATAGRAM_TIMED:
+        return _read_datagram(cursor, kind, body)
+    if kind == SKIP:
+        return SKIP, _read_varint(cursor), _read_varint(cursor)
     if kind == CLOSE:
         return _read_close(cursor)
     raise RemoteProtocolError(f"unknown frame type {kind:#x}")
@@ -1039,6 +1012,18 @@ cdef class RecvBuffer:
         self._ready.drop(count)
         self.held -= count
 
+    def skip(self):
+        """Go past the gap that the reader stands at: to the first waiting piece, or to the final size if it is known and nothing
+        waits. Returns how many bytes that were; 0 if there is no gap, or readable bytes are left."""
+        cdef int64_t start = self._ready.start
+        if self._ready.size:
+            return 0
+        if self._waiting:
+            self._ready = self._waiting.pop(0)
+        elif self.final_size >= 0:
+            self._ready.start = self.final_size
+        return self._ready.start - start
+
     def clear(self):
         """Drop all that is held; return how many bytes were held. Readable bytes count as consumed."""
         cdef Py_ssize_t count = self.held
@@ -1054,7 +1039,7 @@ cdef class RecvBuffer:
 
     @property
     def read_offset(self):
-        """Bytes consumed so far."""
+        """Bytes consumed or skipped so far."""
         return self._ready.start
 
     @property
@@ -1064,7 +1049,7 @@ cdef class RecvBuffer:
 
     @property
     def at_end(self):
-        """Everything up to the final size was consumed."""
+        """Everything up to the final size was consumed or skipped."""
         return self._ready.start == self.final_size
 
 
@@ -1088,116 +1073,6 @@ cdef object _kept(object data):
 
 
 # --- Playout --------------------------------------------------------------------------------------------------------------
-# What: the beat at which payloads in order are forwarded. Invariant: beat k is at `_start` + k * `_beat`, so it does not drift;
-# `_due` was granted and not yet released, `_queued` waits in `_lengths` from `_first` on. Bound: _MAX_WAITING_PAYLOADS lengths.
-# Cost: O(1) per payload; beats that find nothing are counted, not walked.
+# The beat at which payloads in order go on to the program.
 
-@cython.final
-cdef class Playout:
-    """The jitter buffer's beat: which of the payloads that are in order may be forwarded now. Times are seconds."""
-
-    cdef double _beat
-    cdef Py_ssize_t _merge
-    cdef bint _catch_up
-    cdef double _free_until
-    cdef double _start
-    cdef int64_t _next_beat
-    cdef bint _behind
-    cdef readonly int64_t skipped
-    cdef list _lengths
-    cdef Py_ssize_t _first
-    cdef int64_t _queued
-    cdef int64_t _due
-    cdef double _due_since
-
-    def __cinit__(self, double beat, Py_ssize_t merge, bint catch_up, double free_until):
-        if not isfinite(beat) or beat < 0 or 0 < beat < 1e-6 or merge < 0:
-            raise ValueError(f"no beat: every {beat} s, {merge} payloads")
-        self._beat = beat
-        self._merge = max(merge, 1)
-        self._catch_up = catch_up
-        self._free_until = free_until
-        self._lengths = []
-
-    def push(self, int64_t length, double now):
-        """A payload of `length` bytes is in order now; ValueError if it is below 0, nothing happens if it is 0."""
-        if length < 0:
-            raise ValueError(f"a payload of {length} bytes")
-        if length == 0:
-            return
-        if self._beat == 0 or now < self._free_until:
-            self._grant(length, now)
-            return
-        if self._next_beat == 0:
-            self._start = now
-            self._next_beat = 1
-        # A payload that comes with a beat is in time for it.
-        self._run_beats(now, False)
-        if len(self._lengths) - self._first < _MAX_WAITING_PAYLOADS:
-            self._lengths.append(length)
-        else:
-            self._lengths[len(self._lengths) - 1] += length
-        self._queued += length
-
-    def release(self, double now):
-        """Bytes that may be forwarded now and were not released before."""
-        cdef int64_t count
-        if self._next_beat:
-            self._run_beats(now, True)
-        count = self._due
-        self._due = 0
-        return count
-
-    def deadline(self):
-        """When `release` has to be called next, at once if that is past; infinity while nothing waits."""
-        if self._due:
-            return self._due_since
-        return self._beat_time(self._next_beat) if self._queued else INFINITY
-
-    @property
-    def waiting(self):
-        """Bytes pushed and not released."""
-        return self._queued + self._due
-
-    cdef inline double _beat_time(self, int64_t beat) noexcept:
-        return self._start + beat * self._beat
-
-    cdef inline bint _passed(self, int64_t beat, double now, bint inclusive) noexcept:
-        return self._beat_time(beat) < now or inclusive and self._beat_time(beat) == now
-
-    cdef int _run_beats(self, double now, bint inclusive) except -1:
-        cdef int64_t beat
-        while self._passed(self._next_beat, now, inclusive):
-            if self._queued:
-                self._forward()
-                self._next_beat += 1
-                continue
-            # One early, because the division may round up.
-            beat = max(self._next_beat, <int64_t> floor((now - self._start) / self._beat) - 1)
-            while self._passed(beat, now, inclusive):
-                beat += 1
-            self.skipped += beat - self._next_beat
-            self._next_beat = beat
-            self._behind = True
-        return 0
-
-    cdef int _forward(self) except -1:
-        """Grant what this beat forwards."""
-        cdef Py_ssize_t count = len(self._lengths) - self._first, i
-        if not (self._catch_up and self._behind):
-            count = min(count, self._merge)
-        for i in range(self._first, self._first + count):
-            self._queued -= <int64_t> self._lengths[i]
-            self._grant(self._lengths[i], self._beat_time(self._next_beat))
-        self._first += count
-        self._behind = False
-        if self._queued == 0 or self._first >= _COMPACT_AFTER and 2 * self._first >= len(self._lengths):
-            del self._lengths[:self._first]
-            self._first = 0
-        return 0
-
-    cdef int _grant(self, int64_t length, double now) except -1:
-        if self._due == 0:
-            self._due_since = now
-        self._due += length
-        return 0
+include "_playout.pxi"

@@ -1,16 +1,13 @@
-"""Bytes of a stream on their way out (SendBuffer), in (RecvBuffer), and to the program (Playout), against naive models."""
-
-from math import inf, nan
+"""Bytes of a stream on their way out (SendBuffer) and in (RecvBuffer), against naive models."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcsplitter._core import Playout, RecvBuffer, SendBuffer
+from tcsplitter._core import RecvBuffer, SendBuffer
 from tcsplitter.errors import RemoteProtocolError
 
 STREAM = bytes(i * i % 251 for i in range(40_000))
-MAX_WAITING_PAYLOADS = 65_536
 
 # --- SendBuffer
 
@@ -71,6 +68,11 @@ class NaiveRecvBuffer:
         for i in range(max(offset, self.next_gap()), offset + length):
             self.has[i] = 1
 
+    def skip(self) -> int:
+        count = max(0, self.has.find(1, self.read) - self.read)
+        self.read += count
+        return count
+
     def next_gap(self) -> int:
         return self.has.index(0, self.read)
 
@@ -86,11 +88,13 @@ def inserts(draw: st.DrawFn) -> tuple[int, int, bool]:
     return draw(st.integers(0, 120)), draw(st.integers(0, 30)), draw(st.booleans())
 
 
-@given(st.lists(inserts() | st.integers(0, 40) | st.none(), max_size=60), st.data())
-def test_pieces_in_any_order_become_the_stream(steps: list[tuple[int, int, bool] | int | None], data: st.DataObject) -> None:
+@given(st.lists(inserts() | st.integers(0, 40) | st.sampled_from(["clear", "skip"]), max_size=60), st.data())
+def test_pieces_in_any_order_become_the_stream(steps: list[tuple[int, int, bool] | int | str], data: st.DataObject) -> None:
     ours, model, highest = RecvBuffer(), NaiveRecvBuffer(), 0
     for step in steps:
-        if step is None:
+        if step == "skip":
+            assert ours.skip() == model.skip()
+        elif isinstance(step, str):
             assert ours.clear() == model.held()
             model.read = model.next_gap()
             model.has[model.read :] = bytes(1_000 - model.read)
@@ -118,6 +122,43 @@ def test_pieces_in_any_order_become_the_stream(steps: list[tuple[int, int, bool]
     assert b"".join(ours.peek()) == STREAM[ours.read_offset : 200]
     ours.consume(ours.readable)
     assert (ours.at_end, ours.held, ours.peek()) == (True, 0, [])
+
+
+@given(st.sets(st.integers(0, 30)), st.integers(31, 33), st.data())
+def test_a_stream_with_gaps_is_read_to_its_end(present: set[int], size: int, data: st.DataObject) -> None:
+    ours, read, skipped = RecvBuffer(), b"", 0
+    for i in data.draw(st.permutations(sorted(present))):
+        ours.insert(i, STREAM[i : i + 1], False)
+    ours.insert(size, b"", True)
+    for _ in range(len(present) + 1):
+        read += b"".join(ours.peek())
+        if ours.readable:
+            assert ours.skip() == 0
+        ours.consume(ours.readable)
+        skipped += ours.skip()
+    assert read == bytes(STREAM[i] for i in sorted(present))
+    assert skipped == size - len(present)
+    assert (ours.at_end, ours.read_offset, ours.highest, ours.held, ours.skip()) == (True, size, size, 0, 0)
+
+
+def test_a_gap_of_unknown_length_is_not_skipped() -> None:
+    ours = RecvBuffer()
+    assert ours.skip() == 0
+    ours.insert(5, b"abc", False)
+    assert (ours.skip(), b"".join(ours.peek())) == (5, b"abc")
+    ours.consume(3)
+    assert (ours.skip(), ours.read_offset, ours.at_end) == (0, 8, False)
+
+
+def test_what_comes_of_skipped_bytes_is_not_kept() -> None:
+    ours = RecvBuffer()
+    ours.insert(5, b"fgh", False)
+    ours.skip()
+    assert ours.insert(2, STREAM[2:5], False) == 0
+    assert ours.insert(2, b"cdefghij", False) == 2
+    assert (b"".join(ours.peek()), ours.held, ours.read_offset) == (b"fghij", 5, 5)
+    with pytest.raises(RemoteProtocolError):
+        ours.insert(4, b"e", True)
 
 
 @given(st.permutations(range(40)), st.integers(1, 3))
@@ -254,140 +295,3 @@ def test_an_empty_stream_is_at_its_end() -> None:
     assert not ours.at_end
     assert ours.insert(0, b"", True) == 0
     assert (ours.at_end, ours.final_size, ours.pieces) == (True, 0, 0)
-
-
-# --- Playout
-
-
-def naive_playout(pushes: list[tuple[float, int]], end: float, beat: float, merge: int, catch_up: bool) -> tuple[list[int], int]:
-    """Bytes forwarded by each beat up to `end`, and how many beats found nothing before the last push."""
-    forwarded, skipped, behind = [], 0, False
-    waiting = list(pushes)
-    time = pushes[0][0] + beat
-    while time <= end:
-        here = [length for at, length in waiting if at <= time]
-        count = len(here) if catch_up and behind else max(merge, 1)
-        forwarded.append(sum(here[:count]))
-        del waiting[: min(count, len(here))]
-        behind = not here
-        skipped += behind
-        time += beat
-    return forwarded, skipped
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from([0, 0, 0, 1, 2, 3, 8]), st.integers(1, 9)), min_size=1, max_size=30),
-    st.sampled_from([0.25, 0.5, 1.0, 1.5]),
-    st.integers(0, 3),
-    st.booleans(),
-    st.booleans(),
-)
-def test_the_beat_goes_on_as_the_naive_one_does(
-    gaps: list[tuple[int, int]], beat: float, merge: int, catch_up: bool, lazy: bool
-) -> None:
-    pushes, now = [], 100.0
-    for gap, length in gaps:
-        now += gap / 4  # exact in binary, as are the beats
-        pushes.append((now, length))
-    end = now + 20
-    expected, skipped = naive_playout(pushes, end, beat, merge, catch_up)
-    ours = Playout(beat, merge, catch_up, 0)
-    released = []
-    waiting = list(pushes)
-    for i in range(len(expected)):
-        time = pushes[0][0] + (i + 1) * beat
-        while waiting and waiting[0][0] <= time:
-            at, length = waiting.pop(0)
-            ours.push(length, at)
-        if not lazy or i == len(expected) - 1:
-            released.append(ours.release(time))
-            assert ours.deadline() == (time + beat if ours.waiting else inf)
-    assert released == ([sum(expected)] if lazy else expected)
-    assert ours.skipped == skipped
-    assert ours.waiting == sum(length for _, length in pushes) - sum(expected)
-
-
-def test_without_a_beat_everything_goes_at_once() -> None:
-    ours = Playout(0, 3, True, 0)
-    assert ours.deadline() == inf
-    ours.push(10, 5.0)
-    ours.push(20, 6.0)
-    assert (ours.waiting, ours.deadline()) == (30, 5.0)
-    assert ours.release(6.0) == 30
-    assert (ours.waiting, ours.deadline(), ours.release(7.0), ours.skipped) == (0, inf, 0, 0)
-
-
-def test_the_first_payload_starts_the_clock() -> None:
-    ours = Playout(1.0, 0, False, 0)
-    assert ours.release(50.0) == 0
-    ours.push(10, 100.25)
-    assert (ours.release(100.25), ours.deadline()) == (0, 101.25)
-    assert ours.release(101.0) == 0
-    assert ours.release(101.25) == 10
-    assert (ours.deadline(), ours.skipped) == (inf, 0)
-
-
-def test_until_free_until_everything_goes_at_once() -> None:
-    ours = Playout(1.0, 0, False, 10.0)
-    ours.push(1, 9.0)
-    ours.push(2, 9.5)
-    assert (ours.deadline(), ours.release(9.5)) == (9.0, 3)
-    ours.push(3, 9.75)
-    ours.push(4, 10.5)
-    ours.push(5, 10.5)
-    assert (ours.waiting, ours.deadline()) == (12, 9.75)
-    assert (ours.release(10.5), ours.deadline()) == (3, 11.5)
-    assert (ours.release(11.5), ours.release(12.5)) == (4, 5)
-
-
-def test_a_skipped_beat_is_made_up_only_on_request() -> None:
-    for catch_up, expected in ((False, [1, 0, 2, 4, 8, 16, 32]), (True, [1, 0, 14, 16, 32, 0, 0])):
-        ours = Playout(1.0, 0, catch_up, 0)
-        ours.push(1, 0.0)
-        released = [ours.release(1.0), ours.release(2.0)]
-        for length in (2, 4, 8):
-            ours.push(length, 2.5)
-        released.append(ours.release(3.0))
-        for length in (16, 32):
-            ours.push(length, 3.5)
-        assert released + [ours.release(beat) for beat in (4.0, 5.0, 6.0, 7.0)] == expected
-
-
-def test_merged_payloads_do_not_wait_for_each_other() -> None:
-    ours = Playout(1.0, 3, False, 0)
-    for length in (1, 2, 4, 8):
-        ours.push(length, 0.0)
-    assert (ours.release(1.0), ours.release(2.0)) == (7, 8)
-
-
-def test_long_silences_are_counted_not_walked() -> None:
-    ours = Playout(1e-6, 0, False, 0)
-    ours.push(1, 0.0)
-    assert ours.release(1.0) == 1
-    ours.push(1, 1e9)
-    assert ours.skipped > 9e14
-    assert ours.release(1e9 + 1) == 1
-
-
-def test_the_count_of_waiting_payloads_is_bounded() -> None:
-    ours = Playout(1.0, 0, False, 0)
-    for _ in range(MAX_WAITING_PAYLOADS + 2):
-        ours.push(1, 0.0)
-    assert ours.waiting == MAX_WAITING_PAYLOADS + 2
-    assert ours.release(MAX_WAITING_PAYLOADS - 1.0) == MAX_WAITING_PAYLOADS - 1
-    assert ours.release(float(MAX_WAITING_PAYLOADS)) == 3
-    assert ours.waiting == 0
-
-
-def test_an_empty_payload_is_none() -> None:
-    ours = Playout(1.0, 0, False, 0)
-    ours.push(0, 0.0)
-    assert (ours.deadline(), ours.release(5.0), ours.skipped) == (inf, 0, 0)
-    with pytest.raises(ValueError, match="payload"):
-        ours.push(-1, 0.0)
-
-
-@pytest.mark.parametrize(("beat", "merge"), [(-1.0, 0), (inf, 0), (nan, 0), (1e-7, 0), (1.0, -1)])
-def test_impossible_beats_are_refused(beat: float, merge: int) -> None:
-    with pytest.raises(ValueError, match="beat"):
-        Playout(beat, merge, False, 0)

@@ -1,0 +1,162 @@
+"""Sealed shots as a whole, and hellos, against PROTOCOL.md sections 3 and 4. What a body holds: test_core_wire.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+from shots import AEAD, seal
+
+from tcsplitter import _core
+from tcsplitter._core import (
+    FINAL,
+    HELLO,
+    MAX_VARINT,
+    PARITY,
+    ShotReader,
+    ShotWriter,
+    open_frames,
+    open_hello,
+    seal_hello,
+)
+from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# Golden vectors, as those in test_core_wire.py.
+
+GOLDEN_SHOT = "010300001b00000000000001020d2a10936d981052477e0af956a067834a19154456a70981c66e7a"
+GOLDEN_HELLO = "020300001500000000000000093792bb991ec8a57bdfbcdf47e2caf12b818aa319cc"
+
+
+def test_golden_shot() -> None:
+    writer = ShotWriter()
+    writer.begin(2, 5)
+    writer.stream(4, 0, b"abc", True)
+    assert writer.seal(AEAD, FINAL, 3, 0x0102).hex() == GOLDEN_SHOT
+    assert ShotReader().feed(bytes.fromhex(GOLDEN_SHOT)) == [(FINAL, 3, 0x0102, bytes.fromhex(GOLDEN_SHOT))]
+    assert open_frames(AEAD, bytes.fromhex(GOLDEN_SHOT)) == (2, 5, [(_core.STREAM, 4, 0, b"abc", True)])
+
+
+def test_golden_hello() -> None:
+    assert seal_hello(AEAD, 3, 9, 1, 180_000).hex() == GOLDEN_HELLO
+    assert ShotReader(expect_hello=True).feed(bytes.fromhex(GOLDEN_HELLO)) == [(HELLO, 3, 9, bytes.fromhex(GOLDEN_HELLO))]
+    assert open_hello(AEAD, bytes.fromhex(GOLDEN_HELLO)) == (1, 180_000)
+
+
+# --- Sealing
+
+
+@given(st.integers(0, 255), st.integers(0, MAX_VARINT), st.integers(0, 3), st.integers(0, 2**32 - 1))
+def test_a_hello_comes_back_as_it_was_written(epoch: int, number: int, kind: int, rtt_us: int) -> None:
+    hello = seal_hello(AEAD, epoch, number, kind, rtt_us)
+    assert ShotReader(True).feed(hello) == [(HELLO, epoch, number, hello)]
+    assert open_hello(AEAD, hello) == (kind, rtt_us)
+
+
+@pytest.mark.parametrize(
+    ("flags", "epoch", "number"),
+    [(HELLO, 0, 0), (PARITY, 0, 0), (8, 0, 0), (-1, 0, 0), (0, 256, 0), (0, -1, 0), (0, 0, -1), (0, 0, MAX_VARINT + 1)],
+)
+def test_a_header_that_cannot_be_is_refused(flags: int, epoch: int, number: int) -> None:
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    with pytest.raises(LocalProtocolError):
+        writer.seal(AEAD, flags, epoch, number)
+    if flags == 0:
+        with pytest.raises(LocalProtocolError):
+            seal_hello(AEAD, epoch, number, 0, 0)
+
+
+@pytest.mark.parametrize(("kind", "rtt_us"), [(4, 0), (-1, 0), (0, -1)])
+def test_a_hello_that_cannot_be_is_refused(kind: int, rtt_us: int) -> None:
+    with pytest.raises(LocalProtocolError):
+        seal_hello(AEAD, 0, 0, kind, rtt_us)
+
+
+class KeepingAead:
+    """A cipher that seals nothing and keeps what it is given."""
+
+    def __init__(self, tag: bytes) -> None:
+        self.tag = tag
+        self.given: list[tuple[bytes, Buffer, Buffer | None]] = []
+
+    def encrypt(self, nonce: bytes, data: Buffer, associated_data: Buffer | None) -> bytes:
+        self.given.append((nonce, data, associated_data))
+        return bytes(data) + self.tag
+
+    def decrypt(self, nonce: bytes, data: Buffer, associated_data: Buffer | None) -> bytes:
+        self.given.append((nonce, data, associated_data))
+        return bytes(data)[: -len(self.tag)]
+
+
+def test_a_cipher_with_another_tag_size_is_refused() -> None:
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    with pytest.raises(LocalProtocolError, match="cipher"):
+        writer.seal(KeepingAead(bytes(15)), 0, 0, 0)
+    with pytest.raises(LocalProtocolError, match="cipher"):
+        open_frames(KeepingAead(bytes(15)), seal(bytes(9)))
+
+
+def test_a_body_that_the_cipher_still_holds_is_never_moved() -> None:
+    aead = KeepingAead(bytes(16))
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    writer.seal(aead, 0, 0, 0)
+    writer.begin(0, 0)
+    with pytest.raises(BufferError):
+        writer.stream(0, 0, bytes(100_000), False)
+    assert bytes(aead.given[0][1]) == bytes(4)
+
+
+# --- Opening
+
+
+def test_a_changed_shot_does_not_open() -> None:
+    shot = seal(bytes.fromhex("00000000 01"), epoch=1, number=2)
+    for i in range(len(shot)):
+        for bit in range(8):
+            changed = shot[:i] + bytes([shot[i] ^ 1 << bit]) + shot[i + 1 :]
+            with pytest.raises((InvalidTag, RemoteProtocolError)):
+                open_frames(AEAD, changed)
+
+
+@pytest.mark.parametrize("length", [0, 1, 12, 13, 30, 31, 34, 36])
+def test_a_shot_of_another_length_than_it_says_is_refused(length: int) -> None:
+    shot = seal(bytes(6))
+    assert len(shot) == 35
+    with pytest.raises(RemoteProtocolError):
+        open_frames(AEAD, (shot + bytes(1))[:length])
+    with pytest.raises(RemoteProtocolError):
+        open_hello(AEAD, (seal(bytes(4), HELLO) + bytes(1))[:length])
+
+
+def test_parity_is_refused_once_it_is_known_to_be_genuine() -> None:
+    parity = seal(bytes.fromhex("00000000 01"), PARITY)
+    with pytest.raises(RemoteProtocolError, match="parity"):
+        open_frames(AEAD, parity)
+    with pytest.raises(InvalidTag):
+        open_frames(AEAD, parity[:-1] + bytes([parity[-1] ^ 1]))
+    with pytest.raises(RemoteProtocolError, match="parity"):
+        open_hello(AEAD, seal(bytes(5), PARITY | HELLO))
+
+
+def test_a_hello_is_no_shot_and_a_shot_no_hello() -> None:
+    with pytest.raises(RemoteProtocolError, match="hello"):
+        open_frames(AEAD, seal_hello(AEAD, 0, 0, 0, 0))
+    with pytest.raises(RemoteProtocolError, match="hello"):
+        open_hello(AEAD, seal(bytes(5)))
+
+
+@pytest.mark.parametrize("body", [bytes(4), bytes(6), bytes(64), bytes([4]) + bytes(4), bytes([255]) + bytes(4)])
+def test_malformed_hellos_are_refused(body: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        open_hello(AEAD, seal(body, HELLO))
+    with pytest.raises(InvalidTag):
+        open_hello(AESGCM(bytes(32)), seal(body, HELLO))
