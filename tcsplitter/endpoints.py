@@ -17,12 +17,18 @@ from typing import Any, Protocol
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Resolver, Target, abort, start_connect
 from tcsplitter.options import Address
-from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.reactor import Reactor, Source, Timer, Watched
 from tcsplitter.streams import REFUSED
 
-READ_SIZE = 262_144  # bytes read from a local program in one wake
+READ_SIZE = 262_144  # bytes of one read from a local program; without a tick there is one in a wake
 WRITE_LIMIT = 1_048_576  # bytes written to a local program in one go
 CHECK_EVERY = 0.5  # seconds between looks at sockets that wait for nothing and would not notice a reset
+
+
+Recv = Callable[[int], bytes]
+"""Reads up to so many bytes; none at the end."""
+Send = Callable[[list[bytes | memoryview]], int]
+"""Writes as much as is taken, and says how much."""
 
 
 class Stream(Protocol):
@@ -45,10 +51,14 @@ class Stream(Protocol):
 
 
 class Endpoints:
-    """All local sockets of one end. Those that wait for nothing are looked at now and then, so that a reset is noticed."""
+    """All local sockets of one end. Those that wait for nothing are looked at now and then, so that a reset is noticed.
 
-    def __init__(self, reactor: Reactor) -> None:
+    `tick`: seconds from one reading of a socket to the next; 0: it is read whenever it is readable.
+    """
+
+    def __init__(self, reactor: Reactor, tick: float = 0.0) -> None:
         self.reactor = reactor
+        self.tick = tick
         self.open: set[TcpEndpoint | _Connecting] = set()
         self._blind: set[TcpEndpoint] = set()
         self._check = reactor.timer(self._look)
@@ -84,7 +94,7 @@ class Joint:
 
     __slots__ = ("_recv", "_send", "eof", "stream")
 
-    def __init__(self, stream: Stream, recv: Callable[[int], bytes], send: Callable[[list[bytes | memoryview]], int]) -> None:
+    def __init__(self, stream: Stream, recv: Recv, send: Send) -> None:
         self.stream = stream
         self.eof = False
         """The local program sends nothing more."""
@@ -96,29 +106,27 @@ class Joint:
         """Whether there is room for more of what the local program sends."""
         return not self.eof and self.stream.room > 0
 
-    def read(self) -> bool:
+    def read(self, _now: float) -> bool:
         """Take what the local program sends, as far as there is room; False if it cannot be read from any more."""
         if not self.reads:
             return True
         try:
-            data = self._recv(min(self.stream.room, READ_SIZE))
+            self._take()
         except BlockingIOError:
             return True
         except OSError:
             return False
-        if data:
-            self.stream.write(data)
-        else:
-            self.eof = True
-            self.stream.finish()
         return True
+
+    def stop(self) -> None:
+        """Nothing is to be read any more."""
 
     def write(self, now: float) -> bool:
         """Give the local program what is readable, as far as it takes it; False if it cannot be written to any more."""
         budget = WRITE_LIMIT
         while budget > 0 and self.stream.readable:
             try:
-                sent = self._send(self.stream.peek(READ_SIZE))
+                sent = self._send(self.stream.peek(budget))
             except BlockingIOError:
                 return True
             except OSError:
@@ -126,6 +134,63 @@ class Joint:
             self.stream.consume(sent, now)
             budget -= sent
         return True
+
+    def _take(self) -> None:
+        data = self._recv(min(self.stream.room, READ_SIZE))
+        if data:
+            self.stream.write(data)
+        else:
+            self.eof = True
+            self.stream.finish()
+
+
+class _TickingJoint(Joint):
+    """A Joint that reads no more than once in a tick, but then all that there is, as far as there is room.
+
+    The next reading counts from when the last one was due: wakes that come late do not add up. A reading that found nothing is
+    none: the next one is that of what comes first.
+    """
+
+    __slots__ = ("_due", "_tick", "_timer")
+
+    def __init__(self, stream: Stream, recv: Recv, send: Send, tick: float, timer: Timer) -> None:
+        super().__init__(stream, recv, send)
+        self._tick = tick
+        self._timer = timer
+        self._due = -inf
+
+    @property
+    def reads(self) -> bool:
+        """Whether there is room, and the time has come."""
+        return self._timer.when == inf and super().reads
+
+    def read(self, now: float) -> bool:
+        """As Joint has it, until nothing more is there or there is no room, if the time has come."""
+        due, self._due = self._due, -inf
+        taken = False
+        try:
+            while self.reads:
+                self._take()
+                taken = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        if taken and not self.eof:
+            self._due = (due if now - due <= self._tick else now) + self._tick
+            self._timer.at(self._due)
+        return True
+
+    def stop(self) -> None:
+        """Nothing is to be read any more: the next reading is called off."""
+        self._timer.cancel()
+
+
+def _joint(source: Source, reactor: Reactor, stream: Stream, recv: Recv, send: Send, tick: float) -> Joint:
+    """A Joint for `source`, which is told when the time of the next reading has come."""
+    if not tick:
+        return Joint(stream, recv, send)
+    return _TickingJoint(stream, recv, send, tick, reactor.timer(partial(source.on_ready, EVENT_READ)))
 
 
 class TcpEndpoint(Watched):
@@ -137,13 +202,13 @@ class TcpEndpoint(Watched):
         super().__init__(endpoints.reactor, sock.fileno())
         self._endpoints = endpoints
         self._sock = sock
-        self._joint = Joint(stream, sock.recv, sock.sendmsg)
+        self._joint = _joint(self, endpoints.reactor, stream, sock.recv, sock.sendmsg, endpoints.tick)
         self._shut = False
         endpoints.open.add(self)
 
     def on_ready(self, events: int, now: float) -> None:
         """Serve the socket."""
-        if events & EVENT_READ and not self._joint.read():
+        if events & EVENT_READ and not self._joint.read(now):
             self._broke()
         self.update(now)
 
@@ -190,6 +255,7 @@ class TcpEndpoint(Watched):
 
     def _close(self) -> None:
         self.closed = True
+        self._joint.stop()
         self.watch(0)
         self._endpoints.set_blind(self, False)
         self._endpoints.open.discard(self)
@@ -295,11 +361,13 @@ class StdioEndpoint:
     """Two descriptors as one endpoint: pipes, sockets, terminals or files, such as stdin and stdout.
 
     `on_end(clean)` is called once: when both directions have ended, or with False when one of them broke.
-    `close` puts the descriptors back into the blocking mode they were found in.
+    `close` puts the descriptors back into the blocking mode they were found in. `tick` is as Endpoints has it.
     """
 
-    def __init__(self, reactor: Reactor, stream: Stream, fd_in: int, fd_out: int, on_end: Callable[[bool], None]) -> None:
-        self._joint = Joint(stream, partial(os.read, fd_in), partial(os.writev, fd_out))
+    def __init__(
+        self, reactor: Reactor, stream: Stream, fd_in: int, fd_out: int, on_end: Callable[[bool], None], tick: float = 0.0
+    ) -> None:
+        self._joint = _joint(self, reactor, stream, partial(os.read, fd_in), partial(os.writev, fd_out), tick)
         self._on_end = on_end
         self._were_blocking = [(fd, os.get_blocking(fd)) for fd in (fd_in, fd_out)]
         self._in = _Half(reactor, fd_in, self)
@@ -312,7 +380,7 @@ class StdioEndpoint:
 
     def on_ready(self, events: int, now: float) -> None:
         """Serve the descriptors."""
-        if events & EVENT_READ and not self._joint.read():
+        if events & EVENT_READ and not self._joint.read(now):
             self._broke()
         self.update(now)
 
@@ -340,6 +408,7 @@ class StdioEndpoint:
         """Wait for nothing any more, and leave the descriptors as they were found."""
         if not self.closed:
             self.closed = True
+            self._joint.stop()
             self._in.close()
             self._out.close()
             for fd, blocking in self._were_blocking:

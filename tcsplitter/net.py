@@ -23,6 +23,7 @@ ACCEPT_PAUSE = 0.1  # seconds without accepting when descriptors or memory ran o
 RESOLVE_PAUSE = 1.0  # seconds between two look-ups of the same name
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_HEADERS = {socket.AF_INET: 40, socket.AF_INET6: 60}  # bytes of a packet's IP and TCP headers without options
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _NO_BYTES = bytes(4)
 
@@ -39,15 +40,17 @@ def unacknowledged(fd: int) -> int:
     return int.from_bytes(ioctl(fd, termios.TIOCOUTQ, _NO_BYTES), sys.byteorder)
 
 
-def start_connect(target: Target, quick_ack: bool = True) -> socket.socket:
+def start_connect(target: Target, quick_ack: bool = True, mtu: int = 0) -> socket.socket:
     """A socket that is connecting; it becomes writable when that is decided. OSError if it is refused at once.
 
     `quick_ack` False: the last step of TCP's handshake waits for the first data and goes with it.
+    `mtu`: bytes of the largest packets, in both directions; 0: what the kernel finds out.
     """
     family, sockaddr = target
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _limit_segments(sock, mtu)
         if not quick_ack:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         code = sock.connect_ex(sockaddr)
@@ -163,13 +166,16 @@ class Listener(Watched):
         self.watch(EVENT_READ)
 
 
-def listen_on(flag: str, address: Address, backlog: int) -> list[socket.socket]:
-    """Listening sockets on every target of the address, all on one port. ConfigError names the flag and says what to do."""
+def listen_on(flag: str, address: Address, backlog: int, mtu: int = 0) -> list[socket.socket]:
+    """Listening sockets on every target of the address, all on one port. ConfigError names the flag and says what to do.
+
+    `mtu`: bytes of the largest packets of what is accepted, in both directions; 0: what the kernel finds out.
+    """
     sockets: list[socket.socket] = []
     try:
         for family, sockaddr in _look_up(address, 0):
             port = sockets[0].getsockname()[1] if sockets else address.port
-            sockets.append(_listen(family, (sockaddr[0], port, *sockaddr[2:]), backlog))
+            sockets.append(_listen(family, (sockaddr[0], port, *sockaddr[2:]), backlog, mtu))
     except (OSError, UnicodeError) as error:
         for sock in sockets:
             sock.close()
@@ -177,17 +183,24 @@ def listen_on(flag: str, address: Address, backlog: int) -> list[socket.socket]:
     return sockets
 
 
-def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], backlog: int) -> socket.socket:
+def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], backlog: int, mtu: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux hands it down to what is accepted
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux hands this and the next down to what is accepted
+        _limit_segments(sock, mtu)
         sock.bind(sockaddr)
         sock.listen(backlog)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _limit_segments(sock: socket.socket, mtu: int) -> None:
+    """Let no packet exceed `mtu` bytes (tcp(7), TCP_MAXSEG); 0 leaves it to the kernel."""
+    if mtu:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mtu - _HEADERS[sock.family])
 
 
 def _explain(error: OSError | UnicodeError) -> str:

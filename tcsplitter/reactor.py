@@ -6,6 +6,7 @@ object, and the kernel may have given the number to a new socket. Hence every re
 `closed` flag that is looked at first, and descriptors are unregistered before, and closed after, everything else of a wake.
 """
 
+import select
 import signal
 import socket
 import time
@@ -15,13 +16,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from math import inf
-from selectors import EVENT_READ, DefaultSelector
+from selectors import EVENT_READ, BaseSelector, DefaultSelector, EpollSelector, SelectorKey
 from types import FrameType
 from typing import Protocol
 
 JUMP = 5.0  # seconds: waking that much later than asked for means that the machine or the process slept
 _MAX_SLEEP = JUMP  # seconds; a reactor that nothing wakes could not tell how long it slept
 _DEAD_TIMERS = 64  # dead heap entries that are not worth a clean-up
+_LAST_STRETCH = 0.01  # seconds; more than rounding and timer slack, a thousandth of the wait, may add to the wait before it
+_MOST_OF_SELECT = 1024  # select() takes no descriptor from this number on
 
 
 class Source(Protocol):
@@ -102,17 +105,17 @@ class Reactor:
     """One thread's event loop on the selector that suits the system best.
 
     `before_sleep(now)` runs at the end of every wake. `on_jump(now)` runs first in a wake that came more than JUMP seconds
-    later than asked for.
+    later than asked for. `fine`: waits honour fractions of a millisecond, for a system call more in some wakes.
     """
 
-    def __init__(self, clock: Callable[[], float] = boot_time) -> None:
+    def __init__(self, clock: Callable[[], float] = boot_time, fine: bool = False) -> None:
         self.clock = clock
         self.now = clock()
         """The clock reading of this wake."""
         self.before_sleep: Callable[[float], None] = _nothing
         self.on_jump: Callable[[float], None] = _nothing
         self.stopped = False
-        self._selector = DefaultSelector()
+        self._selector: BaseSelector = _FineSelector() if fine else DefaultSelector()
         self.register = self._selector.register
         self.modify = self._selector.modify
         self._timers: list[tuple[float, int, Timer]] = []
@@ -220,6 +223,21 @@ class Reactor:
             self._calls.popleft()(now)
 
 
+class _FineSelector(EpollSelector):
+    """Does not round up to whole milliseconds, as epoll_wait(2) does: its own descriptor is waited for with select(2)."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        if timeout is None or timeout <= 0 or self.fileno() >= _MOST_OF_SELECT:
+            return super().select(timeout)
+        if timeout > _LAST_STRETCH:
+            due = time.monotonic() + timeout
+            ready = super().select(timeout - _LAST_STRETCH)
+            if ready:
+                return ready
+            timeout = max(due - time.monotonic(), 0.0)
+        return super().select(0) if select.select((self.fileno(),), (), (), timeout)[0] else []
+
+
 class _Waker:
     """A socket pair that ends the wait of the reactor: for calls from other threads, and for signals."""
 
@@ -230,7 +248,7 @@ class _Waker:
         self._inner, self._outer = socket.socketpair()
         self._inner.setblocking(False)
         self._outer.setblocking(False)
-        self._on_signal: Callable[[float], None] = _nothing
+        self._on_signal: dict[int, Callable[[float], None]] = {}
         self._handlers: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
         reactor.register(self._inner.fileno(), EVENT_READ, self)
 
@@ -239,9 +257,9 @@ class _Waker:
             self._outer.send(b"\0")
 
     def catch(self, signals: Sequence[signal.Signals], callback: Callable[[float], None]) -> None:
-        self._on_signal = callback
         signal.set_wakeup_fd(self._outer.fileno(), warn_on_full_buffer=False)
         for number in signals:
+            self._on_signal[number] = callback
             self._handlers[number] = signal.signal(number, _leave_to_wakeup_fd)
 
     def on_ready(self, _events: int, now: float) -> None:
@@ -251,8 +269,8 @@ class _Waker:
             return
         self._reactor._run_calls(now)
         for number in woken_by:
-            if number in self._handlers:
-                self._on_signal(now)
+            if number in self._on_signal:
+                self._on_signal[number](now)
 
     def close(self) -> None:
         if self._handlers:

@@ -7,11 +7,13 @@ closed at the end of the wake.
 import os
 import socket
 from collections import deque
+from collections.abc import Mapping
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Protocol
 
 from tcsplitter.carrier import Action, Carrier, Op
+from tcsplitter.modes import Kind
 from tcsplitter.net import Resolver, Target, abort, start_connect, unacknowledged
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, Watched
@@ -22,6 +24,7 @@ SEND_LIMIT = 1_048_576  # bytes of one queue that go out in one wake
 QUEUE_LIMIT = 67_108_864  # bytes queued on one carrier; twice what a session may have in flight
 CAP_CHECK = 262_144  # bytes read from carriers between two looks at the protocol's caps in one wake
 PAUSE_CHECK = 0.05  # seconds between looks at carriers that are not read because of a cap
+SILENCE = 3.0  # seconds without an answer after which a dial that is given up counts against its target
 CLOSE_TIMEOUT = 30_000  # ms in which the other kernel must take the rest of a queue after CLOSE
 
 
@@ -45,36 +48,80 @@ class DiallingEnd(End, Protocol):
 
 
 class Dialler:
-    """Opens carriers to one address; after a failure it goes on to the name's next target."""
+    """Opens carriers, each to the address of its kind. `mtu` is as net.start_connect has it."""
 
-    def __init__(self, reactor: Reactor, address: Address, end: DiallingEnd) -> None:
-        self.reactor = reactor
+    def __init__(self, reactor: Reactor, addresses: Mapping[Kind, Address], end: DiallingEnd, mtu: int = 0) -> None:
         self.end = end
-        self._resolver = Resolver(reactor, address)
-        self._turn = 0
-        self._resolver.refresh()
+        self.mtu = mtu
+        routes = {address: _Route(reactor, address) for address in set(addresses.values())}
+        self._routes = {kind: routes[address] for kind, address in addresses.items()}
 
     def dial(self, conn: "CarrierSocket", now: float) -> None:
         """Connect it, or report that this failed."""
+        self._routes[conn.carrier.kind].dial(conn, now)
+
+    def connected(self, conn: "CarrierSocket", dial_seconds: float, now: float) -> None:
+        """Report that it is connected."""
+        self._routes[conn.carrier.kind].reached(conn.target, now)
+        self.end.carrier_connected(conn.carrier, dial_seconds, now)
+
+    def failed(self, conn: "CarrierSocket", reason: str, now: float) -> None:
+        """Report that it could not be connected."""
+        self._routes[conn.carrier.kind].failed(conn.target)
+        self.end.carrier_dial_failed(conn.carrier, reason, now)
+
+    def given_up(self, conn: "CarrierSocket", dialled_at: float) -> None:
+        """Nobody waits for it any more."""
+        self._routes[conn.carrier.kind].unanswered(conn.target, dialled_at)
+
+
+class _Route:
+    """The way to one address: the target of its name that is dialled, which changes when that one fails."""
+
+    def __init__(self, reactor: Reactor, address: Address) -> None:
+        self._reactor = reactor
+        self._resolver = Resolver(reactor, address)
+        self._turn = 0
+        self._reached_at = -inf
+        self._resolver.refresh()
+
+    def dial(self, conn: "CarrierSocket", now: float) -> None:
+        """Connect it to the target, once there is one."""
         if self._resolver.targets:
             self._connect(conn, now)
         else:
             self._resolver.look_up(lambda later: self._connect(conn, later))
 
-    def failed(self, conn: "CarrierSocket", reason: str, now: float) -> None:
-        """Report that it could not be connected."""
-        self._turn += 1
+    def reached(self, target: Target | None, now: float) -> None:
+        """The target took a connection."""
+        if target == self._target:
+            self._reached_at = now
+
+    def failed(self, target: Target | None) -> None:
+        """The target did not: the next one is dialled from here on, and the name is looked up again."""
+        if target == self._target:
+            self._turn += 1
+            self._reached_at = -inf
         self._resolver.refresh()
-        self.end.carrier_dial_failed(conn.carrier, reason, now)
+
+    def unanswered(self, target: Target | None, dialled_at: float) -> None:
+        """A dial was given up. It counts against its target if that was silent to all, and not just for a moment."""
+        if self._reached_at < dialled_at <= self._reactor.now - SILENCE:
+            self.failed(target)
+
+    @property
+    def _target(self) -> Target | None:
+        targets = self._resolver.targets
+        return targets[self._turn % len(targets)] if targets else None
 
     def _connect(self, conn: "CarrierSocket", now: float) -> None:
-        targets = self._resolver.targets
+        target = self._target
         if conn.closed:
             return
-        if not targets:
+        if target is None:
             conn.dial_failed(self._resolver.error, now)
         else:
-            conn.connect(targets[self._turn % len(targets)], now)
+            conn.connect(target, now)
 
 
 class Carriers:
@@ -168,7 +215,18 @@ class Carriers:
 class CarrierSocket(Watched):
     """One carrier's socket. Its write queue is as long as `Carrier.backlog` says."""
 
-    __slots__ = ("_closing", "_dialled_at", "_discarding", "_queue", "_shut", "_sock", "carrier", "carriers", "connected")
+    __slots__ = (
+        "_closing",
+        "_dialled_at",
+        "_discarding",
+        "_queue",
+        "_shut",
+        "_sock",
+        "carrier",
+        "carriers",
+        "connected",
+        "target",
+    )
     _sock: socket.socket
 
     def __init__(self, carriers: Carriers, carrier: Carrier) -> None:
@@ -176,6 +234,8 @@ class CarrierSocket(Watched):
         self.carriers = carriers
         self.carrier = carrier
         self.connected = False
+        self.target: Target | None = None
+        """What it was dialled to."""
         self._queue: deque[bytes | memoryview] = deque()
         self._shut = False
         self._closing = False
@@ -200,8 +260,11 @@ class CarrierSocket(Watched):
 
     def connect(self, target: Target, now: float) -> None:
         """Start to connect."""
+        dialler = self.carriers.dialler
+        assert dialler is not None
+        self.target = target
         try:
-            self._sock = start_connect(target, quick_ack=False)
+            self._sock = start_connect(target, quick_ack=False, mtu=dialler.mtu)
         except OSError as error:
             self.dial_failed(_reason(error.errno), now)
             return
@@ -251,6 +314,8 @@ class CarrierSocket(Watched):
         """Reset the connection, or stop dialling."""
         if self.connected:
             abort(self._sock)
+        elif self.carriers.dialler is not None:
+            self.carriers.dialler.given_up(self, self._dialled_at)
         self.drop()
 
     def discard(self) -> None:
@@ -286,7 +351,7 @@ class CarrierSocket(Watched):
         self.watch(EVENT_READ | EVENT_WRITE if self._queue else EVENT_READ)
         dialler = self.carriers.dialler
         assert dialler is not None
-        dialler.end.carrier_connected(self.carrier, now - self._dialled_at, now)
+        dialler.connected(self, now - self._dialled_at, now)
         if self._shut and not self._queue:
             self._shut_down(now)
 

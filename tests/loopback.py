@@ -5,14 +5,28 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from tcsplitter.reactor import Reactor
+from tcsplitter.carrier import Carrier, Op
+from tcsplitter.modes import Kind
+from tcsplitter.options import Address
+from tcsplitter.reactor import Reactor, boot_time
+from tcsplitter.transport import Carriers, CarrierSocket, Dialler
+
+
+class Clock:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Harness:
     """A reactor under test, and a plain listening socket for the other sides of its connections."""
 
-    def __init__(self) -> None:
-        self.reactor = Reactor()
+    def __init__(self, clock: Callable[[], float] = boot_time) -> None:
+        self.reactor = Reactor(clock)
         self.service = socket.create_server(("127.0.0.1", 0))
         self.opened: list[socket.socket] = []
 
@@ -42,6 +56,84 @@ class Harness:
         self.service.close()
         for sock in self.opened:
             sock.close()
+
+
+class Notes:
+    """An end that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.reading_paused = False
+        self.readable: set[Carrier] = set()
+        self.events: list[tuple[Any, ...]] = []
+        self.received: dict[Carrier, bytes] = {}
+        self.on_receive: Callable[[Carrier], None] = lambda _carrier: None
+
+    def carrier_may_read(self, carrier: Carrier) -> bool:
+        return carrier in self.readable
+
+    def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
+        assert 0 <= dial_seconds <= now
+        self.events.append(("connected", carrier))
+
+    def carrier_dial_failed(self, carrier: Carrier, reason: str, now: float) -> None:
+        assert now > 0
+        self.events.append(("failed", carrier, reason))
+
+    def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
+        assert now > 0
+        self.received[carrier] = self.received.get(carrier, b"") + data
+        self.on_receive(carrier)
+
+    def carrier_eof(self, carrier: Carrier, now: float) -> None:
+        assert now > 0
+        self.events.append(("eof", carrier))
+
+    def carrier_lost(self, carrier: Carrier, now: float) -> None:
+        assert now > 0
+        self.events.append(("lost", carrier))
+
+    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
+        assert now > 0
+        self.events.append(("progress", carrier, outstanding))
+
+
+class CarrierHarness(Harness):
+    """One end's carriers, and a plain listening socket for its other side."""
+
+    def __init__(self, client: bool = True) -> None:
+        super().__init__()
+        self.end = Notes()
+        dialler = Dialler(self.reactor, dict.fromkeys(Kind, Address("127.0.0.1", self.port)), self.end) if client else None
+        self.carriers = Carriers(self.reactor, self.end, dialler)
+
+    def do(self, *actions: tuple[Op, Carrier] | tuple[Op, Carrier, bytes]) -> None:
+        self.carriers.execute([(each[0], each[1], each[2] if len(each) == 3 else b"") for each in actions], self.reactor.now)
+
+    def connect(self) -> tuple[Carrier, socket.socket]:
+        """A carrier that is connected, and the other side of it."""
+        carrier = Carrier(Kind.FLING, self.reactor.now)
+        if self.carriers.dialler:
+            self.do((Op.DIAL, carrier))
+            peer = self.service.accept()[0]
+            self.until(lambda: ("connected", carrier) in self.end.events)
+        else:
+            peer = socket.create_connection(self.service.getsockname())
+            sock = self.service.accept()[0]
+            sock.setblocking(False)
+            self.carriers.accepted(sock, carrier)
+        peer.settimeout(10)
+        self.opened.append(peer)
+        return carrier, peer
+
+    def close(self) -> None:
+        self.carriers.close_all()
+        super().close()
+
+
+def socket_of(carrier: Carrier) -> socket.socket:
+    conn = carrier.io
+    assert isinstance(conn, CarrierSocket)
+    return conn._sock
 
 
 class FakeStream:

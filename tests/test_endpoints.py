@@ -3,28 +3,30 @@
 import logging
 import resource
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loopback import FakeStream, fill, read_all, reset
+from loopback import Clock, FakeStream, fill, read_all, reset
 from loopback import Harness as LoopbackHarness
 
 from tcsplitter import endpoints, net
-from tcsplitter.endpoints import Endpoints, TcpDialler
+from tcsplitter.endpoints import Endpoints, Joint, TcpDialler
 from tcsplitter.log import LimitedLog
 from tcsplitter.options import Address
+from tcsplitter.reactor import boot_time
 from tcsplitter.streams import REFUSED
 
 
 class Harness(LoopbackHarness):
     """Endpoints on a reactor, and a plain listening socket as the service."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.endpoints = Endpoints(self.reactor)
+    def __init__(self, tick: float = 0.0, clock: Callable[[], float] = boot_time) -> None:
+        super().__init__(clock)
+        self.endpoints = Endpoints(self.reactor, tick)
         self.address = Address("127.0.0.1", self.port)
         self.log = LimitedLog(logging.getLogger("tcsplitter.test"))
 
@@ -131,13 +133,25 @@ def test_what_the_program_does_not_take_stays_in_the_stream(harness: Harness) ->
 
 def test_one_wake_writes_a_bounded_amount(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "WRITE_LIMIT", 10_000)
-    monkeypatch.setattr(endpoints, "READ_SIZE", 4_000)
     stream = FakeStream()
     harness.join(stream)
     stream.waiting += bytes(100_000)
     stream.app.update(harness.reactor.now)
-    assert stream.readable == 100_000 - 12_000
+    assert stream.readable == 100_000 - 10_000
     harness.until(lambda: not stream.readable)
+
+
+def test_what_was_released_together_is_given_in_one_write() -> None:
+    stream = FakeStream()
+    stream.waiting += bytes(endpoints.WRITE_LIMIT)
+    writes: list[int] = []
+
+    def take(buffers: list[bytes | memoryview]) -> int:
+        writes.append(sum(map(len, buffers)))
+        return writes[-1]
+
+    assert Joint(stream, bytes, take).write(0.0)
+    assert writes == [endpoints.WRITE_LIMIT]
 
 
 def test_one_wake_reads_a_bounded_amount(harness: Harness) -> None:
@@ -208,6 +222,153 @@ def test_a_reset_from_the_other_side_resets_the_program(harness: Harness) -> Non
     with pytest.raises(ConnectionResetError):
         program.recv(1)
     assert not stream.resets
+
+
+# ------------------------------------------------------------------------------------------------- tick
+
+
+class Ticking(Harness):
+    """A stream that notes the size and time of each reading, joined to a program, on a clock that the test moves."""
+
+    TICK = 0.1
+
+    def __init__(self) -> None:
+        self.time = Clock()
+        super().__init__(self.TICK, self.time)
+        self.stream = NotingStream()
+        self.program = self.join(self.stream)
+
+    def step(self, seconds: float) -> bool:
+        """Let so much time pass, and serve what came of it; whether something was read."""
+        self.time.now += seconds
+        before = len(self.stream.written)
+        self.wakes(2)
+        if len(self.stream.written) == before:
+            return False
+        self.stream.readings.append((self.time.now, len(self.stream.written) - before))
+        return True
+
+
+class NotingStream(FakeStream):
+    def __init__(self) -> None:
+        super().__init__()
+        self.readings: list[tuple[float, int]] = []
+
+
+@pytest.fixture
+def ticking() -> Generator[Ticking, None, None]:
+    harness = Ticking()
+    yield harness
+    harness.close()
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 0.25), st.integers(0, 50)), max_size=40))
+def test_a_reading_a_tick_takes_all_there_is(steps: list[tuple[float, int]]) -> None:
+    with closing(Ticking()) as harness:
+        readings = harness.stream.readings
+        began, sent = harness.time.now, 0
+        for seconds, count in steps:
+            if count:
+                harness.program.send(bytes(count))
+                sent += count
+            has_read = harness.step(seconds)
+            waits = bool(readings) and harness.time.now - readings[-1][0] < harness.TICK + 1e-9
+            assert len(harness.stream.written) == sent or (waits and not has_read)
+            assert len(readings) <= (harness.time.now - began) / harness.TICK + 1
+
+
+def test_a_stream_written_every_10_ms_is_read_ten_times_a_second(ticking: Ticking) -> None:
+    for step in range(300):
+        ticking.program.send(b"x")
+        ticking.step(0.0137 if step % 2 else 0.0063)
+    assert 29 <= len(ticking.stream.readings) <= 31
+    assert all(8 <= size <= 12 for _, size in ticking.stream.readings[1:])
+
+
+def test_what_comes_after_a_pause_is_read_at_once_and_a_tick_apart(ticking: Ticking) -> None:
+    ticking.program.send(b"x")
+    ticking.step(0.0)
+    ticking.step(0.15)
+    ticking.program.send(b"x")
+    assert ticking.step(0.0)
+    ticking.program.send(b"x")
+    assert not ticking.step(0.09)
+    assert ticking.step(0.02)
+
+
+def test_one_reading_takes_more_than_one_read_and_no_more_than_there_is_room_for(
+    ticking: Ticking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "READ_SIZE", 1000)
+    ticking.stream.room = 4500
+    ticking.program.send(bytes(6000))
+    ticking.step(0.0)
+    ticking.stream.room = 10_000
+    ticking.stream.app.update(ticking.time.now)
+    ticking.step(0.09)
+    assert [size for _, size in ticking.stream.readings] == [4500]
+    ticking.step(0.02)
+    assert [size for _, size in ticking.stream.readings] == [4500, 1500]
+
+
+def test_room_that_comes_after_the_tick_is_used_at_once(ticking: Ticking) -> None:
+    ticking.stream.room = 10
+    ticking.program.send(bytes(30))
+    ticking.step(0.0)
+    ticking.step(0.5)
+    ticking.stream.room = 100
+    ticking.stream.app.update(ticking.time.now)
+    ticking.step(0.0)
+    assert [size for _, size in ticking.stream.readings] == [10, 20]
+
+
+def test_the_end_is_read_at_the_same_rhythm(ticking: Ticking) -> None:
+    ticking.program.send(b"x")
+    ticking.step(0.0)
+    ticking.program.shutdown(socket.SHUT_WR)
+    ticking.step(0.09)
+    assert not ticking.stream.finished
+    ticking.step(0.02)
+    assert ticking.stream.finished
+    ticking.stream.ended = True
+    ticking.stream.app.update(ticking.time.now)
+    assert not ticking.endpoints.open
+
+
+def test_writing_does_not_wait_for_the_tick(ticking: Ticking) -> None:
+    ticking.program.send(b"x")
+    ticking.step(0.0)
+    ticking.stream.waiting += b"answer"
+    ticking.stream.app.update(ticking.time.now)
+    assert ticking.program.recv(100) == b"answer"
+
+
+def test_a_closed_endpoint_waits_for_no_tick(ticking: Ticking) -> None:
+    ticking.program.send(b"x")
+    ticking.step(0.0)
+    timer = ticking.stream.app._joint._timer
+    assert timer.when == pytest.approx(ticking.time.now + ticking.TICK)
+    ticking.stream.app.abort()
+    assert timer.when == inf
+
+
+def test_a_reset_is_noticed_long_before_the_tick() -> None:
+    harness = Harness(tick=3600.0)
+    stream = FakeStream()
+    program = harness.join(stream)
+    program.send(b"x")
+    harness.until(lambda: stream.written)
+    program.send(b"not before the tick")
+    reset(program)
+    started = harness.reactor.clock()
+    wakes = 0
+    while not stream.resets:
+        harness.reactor.wake()
+        wakes += 1
+        assert wakes < 10, "it spins"
+    assert harness.reactor.clock() - started < 1.0
+    assert stream.written == b"x"
+    harness.close()
 
 
 # ------------------------------------------------------------------------------------------- TcpDialler

@@ -5,27 +5,21 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import inf
-from selectors import EVENT_READ
+from selectors import EVENT_READ, DefaultSelector
+from statistics import median
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import Clock
 
 from tcsplitter.reactor import _DEAD_TIMERS, JUMP, Reactor, Watched
 
-
-class Clock:
-    """A clock that only the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+pytestmark = pytest.mark.alone
 
 
 class Listening(Watched):
@@ -42,9 +36,9 @@ class Listening(Watched):
         self._callback(self)
 
 
-@pytest.fixture
-def reactor() -> Generator[Reactor, None, None]:
-    reactor = Reactor()
+@pytest.fixture(params=[False, True], ids=["coarse", "fine"])
+def reactor(request: pytest.FixtureRequest) -> Generator[Reactor, None, None]:
+    reactor = Reactor(fine=request.param)
     yield reactor
     reactor.close()
 
@@ -100,6 +94,68 @@ def test_a_timer_on_the_real_clock_is_not_early(reactor: Reactor) -> None:
         reactor.wake()
     assert all(fired >= when for fired, when in zip(times, due, strict=True))
     assert times[-1] - due[-1] < 1.0
+
+
+def overshoots(reactor: Reactor, delays: Sequence[float]) -> list[float]:
+    """How late timers are, in seconds; `delays` are in milliseconds."""
+    late: list[float] = []
+    for milliseconds in delays:
+        due = reactor.clock() + milliseconds / 1000
+        timer = reactor.timer(lambda now, due=due: late.append(now - due))  # type: ignore[misc]
+        timer.at(due)
+        while timer.when != inf:
+            reactor.wake()
+    return late
+
+
+@pytest.mark.parametrize("delays", [(0.2, 1.1, 4.1), (11.1, 13.1, 25.1)], ids=["short", "long"])
+def test_fine_timers_are_late_by_far_less_than_a_millisecond(delays: tuple[float, ...]) -> None:
+    """They would be by some 0.8 ms if waits ended at whole milliseconds."""
+    reactor = Reactor(fine=True)
+    rounds = [overshoots(reactor, delays * 5) for _ in range(3)]
+    assert min(map(min, rounds)) >= 0
+    assert min(map(median, rounds)) < 0.0004
+    reactor.close()
+
+
+def test_without_fine_timers_nothing_stands_between_it_and_the_selector_of_the_system() -> None:
+    reactor = Reactor()
+    assert type(reactor._selector) is DefaultSelector
+    reactor.close()
+
+
+@pytest.mark.parametrize("moment", [0.002, 0.03], ids=["in the last stretch", "before it"])
+def test_a_call_ends_a_fine_wait_at_once(moment: float) -> None:
+    reactor = Reactor(fine=True)
+    reactor.timer(lambda _now: None).at(reactor.clock() + (0.009 if moment < 0.009 else 2.0))
+    woken: list[float] = []
+    started = reactor.clock()
+    caller = threading.Timer(moment, reactor.call, [woken.append])
+    caller.start()
+    while not woken:
+        reactor.wake()
+    caller.join()
+    assert woken[0] - started < 1.0
+    reactor.close()
+
+
+def test_fine_waits_are_coarse_where_select_cannot_wait() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    try:
+        with ExitStack() as stack:
+            for _ in range(1100):
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+            reactor = Reactor(fine=True)
+            stack.callback(reactor.close)
+            fired: list[float] = []
+            due = reactor.clock() + 0.0012
+            reactor.timer(fired.append).at(due)
+            while not fired:
+                reactor.wake()
+            assert fired[0] >= due
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_timer_can_be_moved_and_cancelled(stepped: Reactor, clock: Clock) -> None:

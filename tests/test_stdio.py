@@ -7,7 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from loopback import FakeStream, Harness, read_all
+from loopback import Clock, FakeStream, Harness, read_all
 
 from tcsplitter.endpoints import StdioEndpoint
 
@@ -22,10 +22,10 @@ def harness() -> Generator[Harness, None, None]:
 class Stdio:
     """A StdioEndpoint on two descriptors."""
 
-    def __init__(self, harness: Harness, fd_in: int, fd_out: int) -> None:
+    def __init__(self, harness: Harness, fd_in: int, fd_out: int, tick: float = 0.0) -> None:
         self.stream = FakeStream()
         self.ends: list[bool] = []
-        self.endpoint = StdioEndpoint(harness.reactor, self.stream, fd_in, fd_out, self.ends.append)
+        self.endpoint = StdioEndpoint(harness.reactor, self.stream, fd_in, fd_out, self.ends.append, tick)
         self.now = harness.reactor.now
         self.update()
 
@@ -94,6 +94,52 @@ def test_stdio_on_files(harness: Harness, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b"y" * 1_000_000
     os.close(fd_in)
     os.close(fd_out)
+
+
+def test_stdin_is_read_once_in_a_tick() -> None:
+    clock = Clock()
+    harness = Harness(clock)
+    in_read, in_write = os.pipe()
+    null = os.open(os.devnull, os.O_WRONLY)
+    stdio = Stdio(harness, in_read, null, tick=0.1)
+    os.write(in_write, b"first ")
+    harness.wakes(2)
+    for piece in (b"second ", b"third"):
+        os.write(in_write, piece)
+        clock.now += 0.04
+        harness.wakes(2)
+        assert stdio.stream.written == b"first "
+    os.close(in_write)
+    clock.now += 0.03
+    harness.wakes(2)
+    assert stdio.stream.written == b"first second third"
+    assert stdio.stream.finished
+    stdio.endpoint.close()
+    os.close(in_read)
+    os.close(null)
+    harness.close()
+
+
+def test_a_file_as_stdin_is_read_once_in_a_tick_as_far_as_there_is_room(tmp_path: Path) -> None:
+    clock = Clock()
+    harness = Harness(clock)
+    (tmp_path / "in").write_bytes(b"x" * 1000)
+    fd_in, fd_out = os.open(tmp_path / "in", os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
+    stdio = Stdio(harness, fd_in, fd_out, tick=0.1)
+    stdio.stream.room = 600
+    harness.wakes(2)
+    stdio.stream.room = 600
+    stdio.update()
+    harness.wakes(2)
+    assert len(stdio.stream.written) == 600
+    clock.now += 0.11
+    harness.wakes(2)
+    assert len(stdio.stream.written) == 1000
+    assert stdio.stream.finished
+    stdio.endpoint.close()
+    os.close(fd_in)
+    os.close(fd_out)
+    harness.close()
 
 
 def test_stdin_from_dev_null_ends_at_once(harness: Harness) -> None:

@@ -1,92 +1,17 @@
 """Carriers' sockets on loopback, with an end that only takes notes."""
 
-import resource
 import select
 import socket
 import struct
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Generator
 
 import pytest
-from loopback import Harness as LoopbackHarness
-from loopback import fill, read_all, reset
+from loopback import CarrierHarness as Harness
+from loopback import fill, read_all, reset, socket_of
 
 from tcsplitter import net, transport
-from tcsplitter.carrier import Carrier, Kind, Op
-from tcsplitter.options import Address
-from tcsplitter.transport import Carriers, CarrierSocket, Dialler
-
-
-class Notes:
-    """An end that writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.reading_paused = False
-        self.readable: set[Carrier] = set()
-        self.events: list[tuple[Any, ...]] = []
-        self.received: dict[Carrier, bytes] = {}
-        self.on_receive: Callable[[Carrier], None] = lambda _carrier: None
-
-    def carrier_may_read(self, carrier: Carrier) -> bool:
-        return carrier in self.readable
-
-    def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
-        assert 0 <= dial_seconds <= now
-        self.events.append(("connected", carrier))
-
-    def carrier_dial_failed(self, carrier: Carrier, reason: str, now: float) -> None:
-        assert now > 0
-        self.events.append(("failed", carrier, reason))
-
-    def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
-        assert now > 0
-        self.received[carrier] = self.received.get(carrier, b"") + data
-        self.on_receive(carrier)
-
-    def carrier_eof(self, carrier: Carrier, now: float) -> None:
-        assert now > 0
-        self.events.append(("eof", carrier))
-
-    def carrier_lost(self, carrier: Carrier, now: float) -> None:
-        assert now > 0
-        self.events.append(("lost", carrier))
-
-    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
-        assert now > 0
-        self.events.append(("progress", carrier, outstanding))
-
-
-class Harness(LoopbackHarness):
-    """One end's carriers, and a plain listening socket for its other side."""
-
-    def __init__(self, client: bool = True) -> None:
-        super().__init__()
-        self.end = Notes()
-        dialler = Dialler(self.reactor, Address("127.0.0.1", self.port), self.end) if client else None
-        self.carriers = Carriers(self.reactor, self.end, dialler)
-
-    def do(self, *actions: tuple[Op, Carrier] | tuple[Op, Carrier, bytes]) -> None:
-        self.carriers.execute([(each[0], each[1], each[2] if len(each) == 3 else b"") for each in actions], self.reactor.now)
-
-    def connect(self) -> tuple[Carrier, socket.socket]:
-        """A carrier that is connected, and the other side of it."""
-        carrier = Carrier(Kind.FLING, self.reactor.now)
-        if self.carriers.dialler:
-            self.do((Op.DIAL, carrier))
-            peer = self.service.accept()[0]
-            self.until(lambda: ("connected", carrier) in self.end.events)
-        else:
-            peer = socket.create_connection(self.service.getsockname())
-            sock = self.service.accept()[0]
-            sock.setblocking(False)
-            self.carriers.accepted(sock, carrier)
-        peer.settimeout(10)
-        self.opened.append(peer)
-        return carrier, peer
-
-    def close(self) -> None:
-        self.carriers.close_all()
-        super().close()
+from tcsplitter.carrier import Carrier, Op
+from tcsplitter.modes import Kind
 
 
 @pytest.fixture(params=[True, False], ids=["client", "server"])
@@ -108,12 +33,6 @@ def server() -> Generator[Harness, None, None]:
     harness = Harness(False)
     yield harness
     harness.close()
-
-
-def socket_of(carrier: Carrier) -> socket.socket:
-    conn = carrier.io
-    assert isinstance(conn, CarrierSocket)
-    return conn._sock
 
 
 def tcp_info(sock: socket.socket, offset: int) -> int:
@@ -142,35 +61,6 @@ def is_reset(peer: socket.socket) -> bool:
 # --------------------------------------------------------------------------------------------- dialling
 
 
-def test_a_dialled_carrier_has_nodelay_and_reports_once(client: Harness) -> None:
-    carrier, _ = client.connect()
-    assert socket_of(carrier).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
-    client.wakes(3)
-    assert client.end.events == [("connected", carrier)]
-
-
-def test_a_refused_dial_says_why(client: Harness) -> None:
-    client.service.close()
-    carrier = Carrier(Kind.FLING, 0.0)
-    client.do((Op.DIAL, carrier))
-    client.until(lambda: client.end.events)
-    assert client.end.events == [("failed", carrier, "Connection refused")]
-    assert carrier.io is None
-    assert not client.carriers.open
-
-
-def test_a_dial_that_finds_no_descriptor_fails_and_the_process_goes_on(client: Harness) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    carrier = Carrier(Kind.FLING, 0.0)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        client.do((Op.DIAL, carrier))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert client.end.events == [("failed", carrier, "Too many open files")]
-    client.connect()
-
-
 def test_a_reset_while_dialling_is_final(client: Harness) -> None:
     carrier = Carrier(Kind.FLING, 0.0)
     client.do((Op.DIAL, carrier), (Op.RESET, carrier))
@@ -186,46 +76,6 @@ def test_what_is_written_while_dialling_goes_out_once_connected(client: Harness)
     with client.service.accept()[0] as peer:
         client.until(lambda: carrier.backlog == 0)
         assert read_all(peer) == b"hello shot"
-
-
-def test_names_are_resolved_without_blocking(client: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    port = client.port
-
-    def look_up(address: Address, flags: int) -> list[net.Target]:
-        if flags:
-            raise socket.gaierror(socket.EAI_NONAME, "not numeric")
-        asked.append(address.host)
-        if len(asked) == 1:
-            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        return [(socket.AF_INET, ("127.0.0.1", port))]
-
-    monkeypatch.setattr(net, "_look_up", look_up)
-    dialler = Dialler(client.reactor, Address("tunnel.example", 1), client.end)
-    client.carriers.dialler = dialler
-    first, second = (Carrier(Kind.FLING, 0.0) for _ in range(2))
-    client.do((Op.DIAL, first))
-    assert not client.end.events
-    client.until(lambda: client.end.events)
-    assert client.end.events == [("failed", first, "tunnel.example: Temporary failure in name resolution")]
-    client.do((Op.DIAL, second))
-    client.until(lambda: ("connected", second) in client.end.events)
-    assert asked == ["tunnel.example"] * 2
-
-
-def test_a_failed_dial_goes_on_to_the_next_target(client: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = client.port
-    closed = socket.create_server(("127.0.0.1", 0))
-    targets = [(socket.AF_INET, ("127.0.0.1", closed.getsockname()[1])), (socket.AF_INET, ("127.0.0.1", port))]
-    closed.close()
-    monkeypatch.setattr(net, "_look_up", lambda _address, _flags: targets)
-    client.carriers.dialler = Dialler(client.reactor, Address("two.example", 1), client.end)
-    first, second = (Carrier(Kind.FLING, 0.0) for _ in range(2))
-    client.do((Op.DIAL, first))
-    client.until(lambda: client.end.events)
-    client.do((Op.DIAL, second))
-    client.until(lambda: len(client.end.events) == 2)
-    assert [event[:2] for event in client.end.events] == [("failed", first), ("connected", second)]
 
 
 # ---------------------------------------------------------------------------------------------- writing
