@@ -6,15 +6,27 @@ import re
 from dataclasses import dataclass, field
 
 from tcsplitter.errors import ConfigError
+from tcsplitter.modes import MODES, Kind
 
 MAX_PAYLOAD = 1_048_576  # bytes: PROTOCOL.md section 3 leaves room for this much data and its frames in one shot
-_MAX_UINT16 = 65_535  # reuse, conns and burst are two bytes each in the request (PROTOCOL.md section 2)
+PROTOCOLS = ("tcp", "udp")
+MIN_MTU, MAX_MTU = 148, 32_807  # Linux takes a TCP_MAXSEG of 88 to 32,767; headers are 40 to 60 bytes
+MAX_SKIP = 65_534  # SKIP + 1 is two bytes in the request and its answer (PROTOCOL.md section 2)
+_MAX_UINT16 = 65_535  # reuse, conns, lassoes and burst are two bytes each in the request (PROTOCOL.md section 2)
+_MAX_MERGE = 65_535
+
+_NUMBER = r"[0-9]{1,12}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}"
 _ADDRESS_FORM = "HOST:PORT or [IPv6]:PORT, for example 192.0.2.7:443 or [2001:db8::7]:443"
+_FRAGS_FORM = "SIZE or SIZE:MTU in bytes, for example 10000 or 10000:1400"
+_BUFFER_FORM = f"T:N or T, T in milliseconds, N payloads of 0 to {_MAX_MERGE}, for example 83:0 or 0.5"
+_RETRIES_FORM = f"R:SKIP, R 0 or 1, SKIP -1 (never) or 0 to {MAX_SKIP}, for example 1:-1"
+_PROTOCOL_FORM = " or ".join(PROTOCOLS)
+_DUP_FORM = "one of " + ", ".join(MODES)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A TCP address. Port 0 lets the kernel choose, where an end listens."""
+    """A TCP or UDP address. Port 0 lets the kernel choose, where an end listens."""
 
     host: str  # IPv4, IPv6 (without brackets) or a name
     port: int
@@ -32,30 +44,63 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClientOptions:
-    """The client end. ConfigError if the values do not go together."""
+class Playout:
+    """How a stream is forwarded to the local program."""
 
-    r_fling: Address  # where the server end listens
-    keys: dict[str, bytes] = field(repr=False)  # exactly one: name and 32 bytes
-    listen: Address = Address("127.0.0.1", 6000)  # where local programs connect
+    beat: float = 0.0  # seconds between two writes; 0: no beat, as soon as in order
+    merge: int = 0  # payloads of a beat; 0: one
+    catch_up: bool = False  # after a beat that was skipped, forward what piled up at once
+    after: float = 0.0  # first seconds of a stream without a beat; the pool is dialled over the same time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """What becomes of a lost payload."""
+
+    resend: bool = True
+    skip: int = -1  # attempts after which the receiver goes past a missing payload; -1: never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knobs:
+    """What both ends have. Each end uses its own for what it sends, `playout` for what it receives."""
+
+    tick: float = 0.0  # seconds: least time between two reads of a local socket; 0: whenever readable
+    tock: float = 0.0  # seconds that a payload which is not full waits for more; 0: goes at once
+    playout: Playout = Playout()
     size: int = 10_000  # bytes of stream data in a payload
-    reuse: int = 1  # data shots per connection and direction; 0: no limit
-    conns: int = 4  # connections kept open, dialled ahead
-    burst: int = 1024  # connections to which the pool may grow; 0: it does not grow
-    idle: float = 25.0  # seconds an unused connection lives
+    mtu: int = 0  # bytes of a packet on the line; 0: what the kernel finds
+    retries: Retries = Retries()
+    deadline: float = 0.0  # seconds after which a datagram is dropped; 0: never
+    protocol: str = "tcp"  # what is tunnelled, one of PROTOCOLS
+    flow_idle: float = 60.0  # seconds without a datagram after which a UDP flow ends
+    idle: float = 25.0  # seconds an unused connection lives at the client; at the server twice as long
     linger: float = 86_400.0  # seconds without contact after which open streams are given up
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions(Knobs):
+    """The client end. ConfigError if the values do not go together."""
+
+    r_fling: Address  # where the server end listens; so for the other three, which None shares with this one
+    r_lasso: Address | None = None
+    r_sync: Address | None = None
+    r_fling_r: Address | None = None
+    keys: dict[str, bytes] = field(repr=False)  # exactly one: name and 32 bytes
+    listen: Address = Address("127.0.0.1", 6000)  # where local programs connect
+    dup: str = "fling"  # a name of MODES
+    reuse: int = 1  # data shots per connection and direction; 0: no limit
+    conns: int = 4  # flings kept open, dialled ahead
+    lassoes: int = 0  # lassoes kept open, dialled ahead
+    burst: int = 1024  # connections to which each pool may grow; 0: it does not grow
+
     def __post_init__(self) -> None:
-        _require(self.r_fling.port != 0, "--rFling", self.r_fling, "a port of 1 to 65535")
-        _check_shared(self.size, self.idle, self.linger)
+        remote = {"--rFling": self.r_fling, "--rLasso": self.r_lasso, "--rSync": self.r_sync, "--rFlingR": self.r_fling_r}
+        for flag, address in remote.items():
+            _require(address is None or address.port != 0, flag, address, "a port of 1 to 65535")
+        _check_knobs(self)
         _require(0 <= self.reuse <= _MAX_UINT16, "--reuse", self.reuse, "0 (no limit) to 65535, for example 1")
-        _require(1 <= self.conns <= _MAX_UINT16, "--conns", self.conns, "1 to 65535, for example 4")
-        _require(
-            self.burst == 0 or self.conns <= self.burst <= _MAX_UINT16,
-            "--burst",
-            self.burst,
-            f"0 (a fixed pool), or from --conns ({self.conns}) to 65535",
-        )
+        _check_pools(self)
         if len(self.keys) != 1:
             names = ", ".join(self.keys) or "none"
             raise ConfigError(
@@ -64,19 +109,21 @@ class ClientOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
+class ServerOptions(Knobs):
     """The server end. ConfigError if the values do not go together. Pools and reuse are stated by the client."""
 
-    l_fling: Address  # where client ends connect
+    l_fling: Address  # where client ends connect; so for the other three, which None shares with this one
+    l_lasso: Address | None = None
+    l_sync: Address | None = None
+    l_fling_r: Address | None = None
     keys: dict[str, bytes] = field(repr=False)  # at least one: name and 32 bytes, one per client
     forward: Address = Address("127.0.0.1", 6003)  # the service
-    size: int = 10_000  # bytes of stream data in a payload
-    idle: float = 25.0  # seconds an unused connection lives at the client; here twice as long
-    linger: float = 86_400.0  # seconds without contact after which open streams are given up
+    dup: str | None = None  # the only name of MODES that is not refused; None: whatever the client asks for
 
     def __post_init__(self) -> None:
         _require(self.forward.port != 0, "--forward", self.forward, "a port of 1 to 65535")
-        _check_shared(self.size, self.idle, self.linger)
+        _check_knobs(self)
+        _require(self.dup is None or self.dup in MODES, "--dup", self.dup, _DUP_FORM)
         if not self.keys:
             raise ConfigError("--key-file: a server needs at least one key")
 
@@ -104,22 +151,65 @@ def parse_needed_address(flag: str, text: str) -> Address:
     return address
 
 
-def parse_frags(flag: str, text: str) -> int:
-    """SIZE or SIZE:0 in bytes. An MTU other than 0 is refused: segment sizes are not set in this version."""
-    match = re.fullmatch(r"([0-9]{1,7})(:0)?", text)
+def parse_frags(flag: str, text: str) -> tuple[int, int]:
+    """SIZE or SIZE:MTU. Returns both in bytes, MTU 0 where it is not given."""
+    match = re.fullmatch(r"([0-9]{1,7})(?::([0-9]{1,5}))?", text)
     if not match:
-        raise _wrong(flag, text, "SIZE or SIZE:0 with SIZE in bytes, for example 10000")
-    return int(match[1])
+        raise _wrong(flag, text, _FRAGS_FORM)
+    return int(match[1]), int(match[2] or 0)
+
+
+def parse_buffer(flag: str, text: str) -> Playout:
+    """T:N or T, the beat in milliseconds and the payloads of a beat."""
+    match = re.fullmatch(rf"({_NUMBER})(?::([0-9]{{1,9}}))?", text)
+    if not match:
+        raise _wrong(flag, text, _BUFFER_FORM)
+    return Playout(beat=float(match[1]) / 1000, merge=int(match[2] or 0))
+
+
+def parse_retries(flag: str, text: str) -> Retries:
+    """R:SKIP."""
+    match = re.fullmatch(r"([01]):(-1|[0-9]{1,9})", text)
+    if not match:
+        raise _wrong(flag, text, _RETRIES_FORM)
+    return Retries(resend=match[1] == "1", skip=int(match[2]))
+
+
+def parse_tock(flag: str, text: str) -> float:
+    """Milliseconds, or `auto`. Returns seconds, 0 for `auto`."""
+    return 0.0 if text == "auto" else _parse_number(flag, text, "milliseconds or auto, for example 40 or 0.5") / 1000
+
+
+def parse_fec(flag: str, text: str) -> None:
+    """D:P, of which only `0:0` and `0`, no parity, are possible."""
+    if not re.fullmatch(r"0|[0-9]{1,5}:[0-9]{1,5}", text):
+        raise _wrong(flag, text, "D:P, data and parity payloads of a group; in this version 0:0 or 0 (no parity)")
+    if text not in ("0", "0:0"):
+        raise ConfigError(f"{flag} {text!r}: parity is not sent in this version: give 0")
+
+
+def parse_dup(flag: str, text: str) -> str:
+    """The name of a mode."""
+    if text not in MODES:
+        raise _wrong(flag, text, _DUP_FORM)
+    return text
+
+
+def parse_protocol(flag: str, text: str) -> str:
+    """One of PROTOCOLS."""
+    if text not in PROTOCOLS:
+        raise _wrong(flag, text, _PROTOCOL_FORM)
+    return text
 
 
 def parse_milliseconds(flag: str, text: str) -> float:
     """Milliseconds, fractions accepted. Returns seconds."""
-    return _parse_number(flag, text, "milliseconds above 0, for example 25000 or 0.5") / 1000
+    return _parse_number(flag, text, "milliseconds, for example 250 or 0.5") / 1000
 
 
 def parse_seconds(flag: str, text: str) -> float:
     """Seconds, fractions accepted."""
-    return _parse_number(flag, text, "seconds above 0, for example 86400")
+    return _parse_number(flag, text, "seconds, for example 86400")
 
 
 def parse_count(flag: str, text: str) -> int:
@@ -130,15 +220,49 @@ def parse_count(flag: str, text: str) -> int:
 
 
 def _parse_number(flag: str, text: str, form: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?|\.[0-9]{1,9}", text):
+    if not re.fullmatch(_NUMBER, text):
         raise _wrong(flag, text, form)
     return float(text)
 
 
-def _check_shared(size: int, idle: float, linger: float) -> None:
-    _require(1 <= size <= MAX_PAYLOAD, "--frags", size, f"a SIZE of 1 to {MAX_PAYLOAD} bytes, for example 10000")
-    _require(0 < idle < math.inf, "--idle", f"{idle * 1000:g}", "milliseconds above 0, for example 25000")
-    _require(0 < linger < math.inf, "--linger", f"{linger:g}", "seconds above 0, for example 86400")
+def _check_knobs(knobs: Knobs) -> None:
+    _check_times(knobs)
+    _require(
+        1 <= knobs.size <= MAX_PAYLOAD and (knobs.mtu == 0 or MIN_MTU <= knobs.mtu <= MAX_MTU),
+        "--frags",
+        f"{knobs.size}:{knobs.mtu}" if knobs.mtu else knobs.size,
+        f"{_FRAGS_FORM}: a SIZE of 1 to {MAX_PAYLOAD}, an MTU of 0 (the kernel's) or {MIN_MTU} to {MAX_MTU}",
+    )
+    beat, merge = knobs.playout.beat, knobs.playout.merge
+    _require(0 <= beat < math.inf and 0 <= merge <= _MAX_MERGE, "--buffer", f"{beat * 1000:g}:{merge}", _BUFFER_FORM)
+    resend, skip = knobs.retries.resend, knobs.retries.skip
+    _require(-1 <= skip <= MAX_SKIP, "--retries", f"{resend:d}:{skip}", _RETRIES_FORM)
+    _require(knobs.protocol in PROTOCOLS, "--protocol", knobs.protocol, _PROTOCOL_FORM)
+
+
+def _check_times(knobs: Knobs) -> None:
+    from_0 = {"--tick": knobs.tick, "--tock": knobs.tock, "--after": knobs.playout.after, "--deadline": knobs.deadline}
+    for flag, seconds in from_0.items():
+        _require(0 <= seconds < math.inf, flag, f"{seconds * 1000:g}", "milliseconds, 0 or more, for example 50")
+    for flag, seconds in {"--idle": knobs.idle, "--flow-idle": knobs.flow_idle}.items():
+        _require(0 < seconds < math.inf, flag, f"{seconds * 1000:g}", "milliseconds above 0, for example 25000")
+    _require(0 < knobs.linger < math.inf, "--linger", f"{knobs.linger:g}", "seconds above 0, for example 86400")
+
+
+def _check_pools(client: ClientOptions) -> None:
+    """Pools that the mode dials have connections, and a burst has room for them; the other pools may be empty."""
+    _require(client.dup in MODES, "--dup", client.dup, _DUP_FORM)
+    pools = {Kind.FLING: ("--conns", client.conns), Kind.LASSO: ("--lassoes", client.lassoes)}
+    for kind, (flag, count) in pools.items():
+        _require(0 <= count <= _MAX_UINT16, flag, count, f"0 to {_MAX_UINT16}, for example 4")
+        if kind in MODES[client.dup].pools:
+            _require(count > 0, flag, count, f"1 to {_MAX_UINT16}; --dup {client.dup} needs at least one")
+            _require(
+                client.burst == 0 or count <= client.burst <= _MAX_UINT16,
+                "--burst",
+                client.burst,
+                f"0 (a fixed pool), or from {flag} ({count}) to {_MAX_UINT16}",
+            )
 
 
 def _require(holds: bool, flag: str, value: object, form: str) -> None:

@@ -16,7 +16,7 @@ import tcsplitter.server
 from tcsplitter import keys
 from tcsplitter.cli import main
 from tcsplitter.errors import TcsplitterError
-from tcsplitter.options import Address, ClientOptions, ServerOptions
+from tcsplitter.options import Address, ClientOptions, Playout, Retries, ServerOptions
 from tcsplitter.stats import Counters
 
 _KEY = bytes(range(32))
@@ -72,19 +72,40 @@ def _run(line: str, *more: str) -> Result:
     return CliRunner().invoke(main, [*line.split(), *more])
 
 
+_KNOBS = (
+    "--tick .5 --tock 83 --buffer 40:2 --catch-up --after 1500 --frags 1400:1308 --retries 0:100 --fec 0:0 --deadline 250"
+    " --protocol udp --flow-idle 30000 --idle 1500 --linger 60"
+)
+_SET_KNOBS: dict[str, Any] = {
+    "tick": 0.0005,
+    "tock": 0.083,
+    "playout": Playout(beat=0.04, merge=2, catch_up=True, after=1.5),
+    "size": 1400,
+    "mtu": 1308,
+    "retries": Retries(resend=False, skip=100),
+    "deadline": 0.25,
+    "protocol": "udp",
+    "flow_idle": 30.0,
+    "idle": 1.5,
+    "linger": 60.0,
+}
+
+
 def test_a_server_with_every_flag(started: _Started, key_file: str) -> None:
-    line = "server --lFling 0.0.0.0:4430 --forward [::1]:22 --frags 1400:0 --idle 1500 --linger 60 --verbose --key-file"
-    assert _run(line, key_file).exit_code == 0
+    addresses = "--lFling 0.0.0.0:4430 --lLasso 0.0.0.0:4431 --lSync [::]:4432 --lFlingR 0.0.0.0:4433 --forward [::1]:22"
+    assert _run(f"server {addresses} {_KNOBS} --dup both --verbose --key-file", key_file).exit_code == 0
     assert started.options == [
         (
             "server",
             ServerOptions(
                 l_fling=Address("0.0.0.0", 4430),
+                l_lasso=Address("0.0.0.0", 4431),
+                l_sync=Address("::", 4432),
+                l_fling_r=Address("0.0.0.0", 4433),
                 forward=Address("::1", 22),
                 keys={keys.DEFAULT_NAME: _KEY},
-                size=1400,
-                idle=1.5,
-                linger=60.0,
+                dup="both",
+                **_SET_KNOBS,
             ),
         )
     ]
@@ -92,21 +113,27 @@ def test_a_server_with_every_flag(started: _Started, key_file: str) -> None:
 
 @pytest.mark.parametrize("command", ["client", "connect"])
 def test_a_client_with_every_flag(started: _Started, key_file: str, command: str) -> None:
-    listen = "--listen 127.0.0.1:1 " if command == "client" else ""
-    line = f"{command} --rFling example.org:4430 {listen}--conns 8 --burst 0 --reuse 5 --frags 1 --idle .5 --linger 1 --key-file"
-    assert _run(line, key_file).exit_code == 0
+    addresses = "--rFling example.org:4430 --rLasso example.org:4431 --rSync [::1]:4432 --rFlingR example.org:4433"
+    pools = "--dup none --conns 8 --lassoes 9 --burst 0 --reuse 5"
+    knobs, set_knobs = _KNOBS + " --listen 127.0.0.1:1", _SET_KNOBS | {"listen": Address("127.0.0.1", 1)}
+    if command == "connect":
+        knobs = _KNOBS.replace("--deadline 250", "").replace("--protocol udp --flow-idle 30000", "--protocol tcp")
+        set_knobs = {name: _SET_KNOBS[name] for name in _SET_KNOBS.keys() - {"deadline", "flow_idle", "protocol"}}
+    assert _run(f"{command} {addresses} {pools} {knobs} --verbose --key-file", key_file).exit_code == 0
     [(what, options)] = started.options
     assert what == command
     assert options == ClientOptions(
         r_fling=Address("example.org", 4430),
-        listen=Address("127.0.0.1", 1 if listen else 6000),
+        r_lasso=Address("example.org", 4431),
+        r_sync=Address("::1", 4432),
+        r_fling_r=Address("example.org", 4433),
         keys={keys.DEFAULT_NAME: _KEY},
-        size=1,
+        dup="none",
         reuse=5,
         conns=8,
+        lassoes=9,
         burst=0,
-        idle=0.0005,
-        linger=1.0,
+        **set_knobs,
     )
 
 
@@ -136,29 +163,131 @@ def test_without_a_command_the_fling_address_tells_the_role(started: _Started, l
     assert (result.exit_code, [what for what, _ in started.options]) == (0, [role]), result.output
 
 
+_ORIGINAL_SERVER = (
+    "--frags 1292:1308 --conns 12 --buffer 83:0 --tick 41 --tock 83 --listen localhost:6001 --forward 127.0.0.1:22 "
+    "--lFling localhost:10900 --lSync localhost:30902"
+)
+_ORIGINAL_CLIENT = (
+    "--frags 1292:1308 --conns 12 --buffer 83:0 --tick 41 --tock 83 --listen localhost:6000 "
+    "--rFling 127.0.0.1:10900 --rSync 127.0.0.1:30902"
+)
+_ORIGINAL_SERVER_IN_FULL = (
+    "--protocol tcp --dup fling --fec 0 --retries 0:10000 --tick 50 --tock 250 --buffer 0:0 --after 0 --conns 1 "
+    "--frags 10000:1308 --listen 127.0.0.1:6001 --forward 127.0.0.1:6003 --lFling 127.0.0.1:6091 --rFling 0 "
+    "--lSync 127.0.0.1:5998 --lLasso 127.0.0.1:6899 --rLasso 0 --rFlingR 0 --lFlingR 127.0.0.1:6989"
+)
+_ORIGINAL_CLIENT_IN_FULL = (
+    "--protocol tcp --dup fling --fec 0 --retries 0:1000 --tick 50 --tock 250 --buffer 0:0 --conns 40 --lassoes 0 "
+    "--rFling 127.0.0.1:6091 --rSync 127.0.0.1:5998 --lLasso 0 --rLasso 127.0.0.1:6899 --lFlingR 0 --rFlingR 127.0.0.1:6989"
+)
+
+
+def _local(port: int) -> Address:
+    return Address("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("with_key", [True, False])
+@pytest.mark.parametrize(
+    ("line", "kind", "fields"),
+    [
+        (
+            _ORIGINAL_SERVER,
+            ServerOptions,
+            {"l_fling": Address("localhost", 10_900), "l_sync": Address("localhost", 30_902), "forward": _local(22)}
+            | {"size": 1292, "mtu": 1308, "tick": 0.041, "tock": 0.083, "playout": Playout(beat=0.083)},
+        ),
+        (
+            _ORIGINAL_CLIENT,
+            ClientOptions,
+            {"r_fling": _local(10_900), "r_sync": _local(30_902), "listen": Address("localhost", 6000), "conns": 12}
+            | {"size": 1292, "mtu": 1308, "tick": 0.041, "tock": 0.083, "playout": Playout(beat=0.083)},
+        ),
+        (
+            _ORIGINAL_SERVER_IN_FULL,
+            ServerOptions,
+            {"l_fling": _local(6091), "l_lasso": _local(6899), "l_sync": _local(5998), "l_fling_r": _local(6989), "dup": "fling"}
+            | {"mtu": 1308, "tick": 0.05, "tock": 0.25, "retries": Retries(resend=False, skip=10_000)},
+        ),
+        (
+            _ORIGINAL_CLIENT_IN_FULL,
+            ClientOptions,
+            {"r_fling": _local(6091), "r_lasso": _local(6899), "r_sync": _local(5998), "r_fling_r": _local(6989), "conns": 40}
+            | {"tick": 0.05, "tock": 0.25, "retries": Retries(resend=False, skip=1000)},
+        ),
+    ],
+)
+def test_the_command_lines_of_the_original_still_work(
+    started: _Started, monkeypatch: pytest.MonkeyPatch, line: str, kind: type, fields: dict[str, Any], with_key: bool
+) -> None:
+    if with_key:
+        monkeypatch.setenv(keys.KEY_VARIABLE, _KEY_TEXT)
+    result = _run(line) if with_key else _run(line, "--insecure")
+    assert result.exit_code == 0, result.stderr
+    key = _KEY if with_key else keys.UNAUTHENTICATED_PSK
+    assert [asked for _, asked in started.options] == [kind(keys={keys.DEFAULT_NAME: key}, **fields)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (_ORIGINAL_SERVER, "server: --conns, --listen: the client"),
+        (
+            "server --lFling localhost:1 --listen 0 --reuse 2 --lassoes 3 --burst=9",
+            "server: --burst, --lassoes, --listen, --reuse: the client",
+        ),
+        ("client --rFling localhost:1 --forward localhost:2", "client: --forward: the server"),
+    ],
+)
+def test_what_is_the_other_ends_affair_is_said_once(started: _Started, line: str, said: str) -> None:
+    result = _run(line)
+    assert (result.exit_code, len(started.options)) == (0, 1)
+    assert result.stderr == f"tcsplitter {said} end's affair; not used here\n"
+
+
+@pytest.mark.parametrize(("line", "other"), [("server --lFling localhost:1", "--r"), ("client --rFling localhost:1", "--l")])
+def test_addresses_of_the_other_side_can_be_0_only(started: _Started, line: str, other: str) -> None:
+    own = {"--r": "--l", "--l": "--r"}[other]
+    for name in ("Fling", "Lasso", "Sync", "FlingR"):
+        assert _run(f"{line} {other}{name} 0").exit_code == 0
+        refused = _run(f"{line} {other}{name} localhost:2")
+        assert refused.exit_code == 2
+        assert f"{other}{name} 'localhost:2'" in refused.stderr
+        assert f"{own}{name}, " in refused.stderr
+    assert len(started.options) == 4
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("--lFling localhost:1 --rFling localhost:2", ["--lFling", "--rFling"]),
-        ("--rFling localhost:1 --rFling localhost:2", ["--lFling", "--rFling"]),
+        ("--lFling localhost:1 --rFling localhost:2", ["two roles at once", "--lFling", "--rFling"]),
+        ("server --lFling localhost:1 --rFling localhost:2", ["--lFling", "--rFling"]),
+        ("--rFling localhost:1 --rFling=localhost:2", ["--rFling", "more than once"]),
         ("--listen localhost:1", ["--lFling", "--rFling"]),
         ("--lFling 0 --rFling 0", ["--lFling", "--rFling"]),
-        ("--rFling", ["--rFling", "HOST:PORT"]),
+        ("--rFling", ["--rFling", "argument"]),
         ("server", ["--lFling"]),
         ("client", ["--rFling"]),
         ("connect", ["--rFling"]),
         ("server --lFling 0", ["--lFling", "HOST:PORT"]),
         ("server --lFling localhost", ["--lFling", "'localhost'", "HOST:PORT"]),
         ("server --lFling localhost:1 --forward localhost:0", ["--forward", "localhost:0"]),
-        ("server --lFling localhost:1 --conns 3", ["--conns"]),
-        ("client --rFling localhost:1 --forward localhost:2", ["--forward"]),
-        ("connect --rFling localhost:1 --listen localhost:2", ["--listen"]),
+        ("server --lFling localhost:1 --conns x", ["--conns", "'x'"]),
+        ("server --lFling localhost:1 --dup all", ["--dup", "'all'", "fling, lasso, both, none"]),
         ("client --rFling localhost:1 --conns x", ["--conns", "'x'"]),
-        ("client --rFling localhost:1 --conns 0", ["--conns", "'0'"]),
-        ("client --rFling localhost:1 --conns 8 --burst 7", ["--burst", "'7'"]),
-        ("client --rFling localhost:1 --idle 0", ["--idle", "'0'"]),
-        ("client --rFling localhost:1 --frags 10000:1400", ["--frags", "'10000:1400'"]),
-        ("client --rFling localhost:1 --tick 5", ["--tick"]),
+        ("client --rFling localhost:1 --conns 0", ["--conns", "'0'", "--dup fling needs at least one"]),
+        ("client --rFling localhost:1 --dup lasso", ["--lassoes", "'0'", "--dup lasso needs at least one"]),
+        ("client --rFling localhost:1 --frags 0", ["--frags", "'0'", "SIZE:MTU"]),
+        ("client --rFling localhost:1 --frags 10000:147", ["--frags", "'10000:147'", "148 to 32807"]),
+        ("client --rFling localhost:1 --tick -1", ["--tick", "'-1'", "milliseconds"]),
+        ("client --rFling localhost:1 --tock -1", ["--tock", "'-1'", "auto"]),
+        ("client --rFling localhost:1 --buffer -1:0", ["--buffer", "'-1:0'", "T:N"]),
+        ("client --rFling localhost:1 --retries 2:0", ["--retries", "'2:0'", "R:SKIP"]),
+        ("client --rFling localhost:1 --fec x", ["--fec", "'x'", "D:P"]),
+        ("client --rFling localhost:1 --fec 10:3", ["--fec", "'10:3'", "parity is not sent in this version: give 0"]),
+        ("client --rFling localhost:1 --protocol sctp", ["--protocol", "'sctp'", "tcp or udp"]),
+        ("connect --rFling localhost:1 --protocol udp", ["--protocol", "'udp'", "connect carries one TCP stream"]),
+        ("connect --rFling localhost:1 --listen localhost:2", ["--listen"]),
+        ("connect --rFling localhost:1 --deadline 5", ["--deadline"]),
         ("client --rFling localhost:1 surplus", ["surplus"]),
         ("client --rFling localhost:1 --key-file", ["--key-file"]),
         ("client --rFling localhost:1 --key-file /nowhere/a.key", ["/nowhere/a.key", "keygen"]),
@@ -224,6 +353,20 @@ class TestBeyondLoopback:
         assert keys.KEY_VARIABLE in result.stderr
 
 
+@pytest.mark.parametrize(
+    "line",
+    [f"server --lFling localhost:1 --l{name} 0.0.0.0:2" for name in ("Lasso", "Sync", "FlingR")]
+    + [f"client --rFling localhost:1 --r{name} example.org:2" for name in ("Lasso", "Sync", "FlingR")]
+    + [f"connect --rFling localhost:1 --r{name} [2001:db8::7]:2" for name in ("Lasso", "Sync", "FlingR")],
+)
+def test_one_address_beyond_loopback_is_enough_to_need_a_key(started: _Started, line: str) -> None:
+    flag, address = line.split()[-2:]
+    refused = _run(line)
+    assert (refused.exit_code, started.options) == (2, [])
+    assert f"{flag} {address}: beyond loopback a key is needed" in refused.stderr
+    assert _run(line, "--insecure").exit_code == 0
+
+
 def test_loopback_needs_no_warning(started: _Started) -> None:
     result = _run("server --lFling localhost:1")
     assert (result.exit_code, result.stderr, len(started.options)) == (0, "", 1)
@@ -284,19 +427,27 @@ def test_each_command_has_help_with_an_example(command: str) -> None:
 
 def test_help_shows_every_flag_with_its_default() -> None:
     text = " ".join(_run("client --help").stdout.split())
+    defaults = "127.0.0.1:6000] 4] 1024] 10000] auto] 1:-1] 25000] 60000] 86400]"
     for shown in (
         "[required]",
-        "127.0.0.1:6000",
-        "default: 4]",
-        "1024]",
-        "10000]",
-        "25000]",
-        "86400]",
+        "--rFlingR",
         "--key-file",
         "--insecure",
+        *(f"default: {default}" for default in defaults.split()),
     ):
         assert shown in text
     assert "127.0.0.1:6003" in _run("server --help").stdout
+
+
+def test_help_shows_what_an_end_uses_in_sections() -> None:
+    server, client, connect = (_run(f"{command} --help").stdout for command in ("server", "client", "connect"))
+    for text in (server, client, connect):
+        places = [text.index(f"\n{section}:\n") for section in ("Addresses", "Keys", "Pace", "Payloads and connections", "Other")]
+        assert places == sorted(places)
+    assert "\n  --conns" not in server
+    assert "\n  --rFling" not in server
+    assert "\n  --lFling" not in client
+    assert "\n  --flow-idle" not in connect
 
 
 def test_help_of_the_program_lists_the_commands() -> None:

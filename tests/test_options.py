@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tcsplitter import options
 from tcsplitter.errors import ConfigError
-from tcsplitter.options import Address, ClientOptions, ServerOptions
+from tcsplitter.modes import MODES
+from tcsplitter.options import Address, ClientOptions, Playout, Retries, ServerOptions
 
 _KEY = {"laptop": b"k" * 32}
 _SOMEWHERE = Address("192.0.2.7", 443)
@@ -69,15 +70,56 @@ def test_a_needed_address_cannot_be_unused() -> None:
         options.parse_needed_address("--listen", "0")
 
 
-@pytest.mark.parametrize("text", ["10000", "10000:0"])
-def test_frags(text: str) -> None:
-    assert options.parse_frags("--frags", text) == 10_000
+@given(st.integers(0, 10**7 - 1), st.integers(0, 99_999))
+def test_frags(size: int, mtu: int) -> None:
+    assert options.parse_frags("--frags", f"{size}:{mtu}") == (size, mtu)
+    assert options.parse_frags("--frags", f"{size}") == (size, 0)
+
+
+@given(st.integers(0, 10**11), st.integers(0, 99_999))
+def test_a_buffer_is_a_beat_and_the_payloads_of_a_beat(milliseconds: int, payloads: int) -> None:
+    assert options.parse_buffer("--buffer", f"{milliseconds}:{payloads}") == Playout(beat=milliseconds / 1000, merge=payloads)
+    assert options.parse_buffer("--buffer", f"{milliseconds}.5") == Playout(beat=(milliseconds + 0.5) / 1000)
+
+
+@given(st.booleans(), st.integers(-1, 99_999))
+def test_retries(resend: bool, skip: int) -> None:
+    assert options.parse_retries("--retries", f"{resend:d}:{skip}") == Retries(resend=resend, skip=skip)
+
+
+def test_tock_may_be_left_to_the_pacer() -> None:
+    assert options.parse_tock("--tock", "auto") == options.parse_tock("--tock", "0") == 0.0
+    assert options.parse_tock("--tock", "83") == 0.083
+
+
+def test_no_parity_is_the_only_parity() -> None:
+    for text in ("0", "0:0"):
+        options.parse_fec("--fec", text)
+    for text in ("10:3", "0:1", "4:0"):
+        with pytest.raises(ConfigError, match=f"--fec '{text}': parity is not sent in this version: give 0"):
+            options.parse_fec("--fec", text)
+    for text in ("", "x", "4", "auto", "-1:0", "1:2:3"):
+        with pytest.raises(ConfigError, match=f"--fec '{text}': give D:P"):
+            options.parse_fec("--fec", text)
+
+
+def test_names_are_those_that_exist() -> None:
+    for name in ("fling", "lasso", "both", "none"):
+        assert options.parse_dup("--dup", name) == name
+    with pytest.raises(ConfigError, match="--dup 'flings': give one of fling, lasso, both, none"):
+        options.parse_dup("--dup", "flings")
+    assert [options.parse_protocol("--protocol", name) for name in ("tcp", "udp")] == ["tcp", "udp"]
+    with pytest.raises(ConfigError, match="--protocol 'TCP': give tcp or udp"):
+        options.parse_protocol("--protocol", "TCP")
 
 
 @pytest.mark.parametrize(
     ("parse", "text"),
-    [(options.parse_frags, text) for text in ("", "x", "-1", "10:", "10:1400", "10:0:0", "1e4", "10000000000")]
+    [(options.parse_frags, text) for text in ("", "x", "-1", "10:", ":1400", "10:0:0", "10:-1", "1e4", "10000000000")]
     + [(options.parse_milliseconds, text) for text in ("", "inf", "nan", "-1", "1e3", "1.", "5s", "1,5")]
+    + [(options.parse_tock, text) for text in ("", "Auto", "-1", "automatic", "1:0")]
+    + [(options.parse_buffer, text) for text in ("", "x", "-1:0", "83:", ":0", "83:-1", "83:1.5", "83:0:0", "auto")]
+    + [(options.parse_retries, text) for text in ("", "x", "1", "2:0", "-1:0", "1:-2", "01:0", "1:", "1:0.5", "1:0:0")]
     + [(options.parse_seconds, text) for text in ("", "inf", "-0.5")]
     + [(options.parse_count, text) for text in ("", "1.0", "-1", "+1", "٣", "9" * 10)],
 )
@@ -106,36 +148,102 @@ def test_loopback_is_what_the_standard_library_says(address: ipaddress.IPv4Addre
 
 def test_the_defaults() -> None:
     client = ClientOptions(r_fling=_SOMEWHERE, keys=_KEY)
-    assert (str(client.listen), client.size, client.reuse, client.conns, client.burst) == ("127.0.0.1:6000", 10_000, 1, 4, 1024)
-    assert (client.idle, client.linger) == (25.0, 86_400.0)
+    assert (str(client.listen), client.dup, client.reuse) == ("127.0.0.1:6000", "fling", 1)
+    assert (client.conns, client.lassoes, client.burst) == (4, 0, 1024)
+    assert (client.r_lasso, client.r_sync, client.r_fling_r) == (None, None, None)
     server = ServerOptions(l_fling=_SOMEWHERE, keys=_KEY)
-    assert (str(server.forward), server.size, server.idle, server.linger) == ("127.0.0.1:6003", 10_000, 25.0, 86_400.0)
+    assert (str(server.forward), server.dup) == ("127.0.0.1:6003", None)
+    assert (server.l_lasso, server.l_sync, server.l_fling_r) == (None, None, None)
+    for end in (client, server):
+        assert (end.tick, end.tock, end.size, end.mtu) == (0.0, 0.0, 10_000, 0)
+        assert end.playout == Playout(beat=0.0, merge=0, catch_up=False, after=0.0)
+        assert end.retries == Retries(resend=True, skip=-1)
+        assert (end.protocol, end.deadline, end.flow_idle, end.idle, end.linger) == ("tcp", 0.0, 60.0, 25.0, 86_400.0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "good", "bad"),
+    [
+        ("--tick", [{"tick": 0.0}, {"tick": 0.0005}], [{"tick": -0.001}, {"tick": math.inf}, {"tick": math.nan}]),
+        ("--tock", [{"tock": 0.0}, {"tock": 1e6}], [{"tock": -0.001}, {"tock": math.nan}]),
+        ("--deadline", [{"deadline": 0.0}, {"deadline": 0.25}], [{"deadline": -1.0}, {"deadline": math.inf}]),
+        ("--after", [{"playout": Playout(after=2.0)}], [{"playout": Playout(after=-1.0)}, {"playout": Playout(after=math.nan)}]),
+        (
+            "--buffer",
+            [{"playout": Playout(beat=0.001, merge=65_535)}, {"playout": Playout(merge=2, catch_up=True)}],
+            [{"playout": Playout(beat=beat)} for beat in (-0.001, math.inf, math.nan)]
+            + [{"playout": Playout(merge=merge)} for merge in (-1, 65_536)],
+        ),
+        (
+            "--retries",
+            [{"retries": Retries(resend=False, skip=skip)} for skip in (-1, 0, 65_534)],
+            [{"retries": Retries(skip=skip)} for skip in (-2, 65_535)],
+        ),
+        (
+            "--frags",
+            [{"size": 1}, {"size": 1_048_576}, {"mtu": 0}, {"mtu": 148}, {"mtu": 32_807}, {"size": 1, "mtu": 1400}],
+            [{"size": 0}, {"size": 1_048_577}, {"mtu": -1}, {"mtu": 1}, {"mtu": 147}, {"mtu": 32_808}],
+        ),
+        ("--protocol", [{"protocol": "udp"}], [{"protocol": "UDP"}, {"protocol": ""}]),
+        ("--flow-idle", [{"flow_idle": 0.001}], [{"flow_idle": 0.0}, {"flow_idle": math.inf}, {"flow_idle": math.nan}]),
+        ("--idle", [{"idle": 0.001}, {"idle": 1e6}], [{"idle": 0.0}, {"idle": math.inf}, {"idle": math.nan}]),
+        ("--linger", [{"linger": 0.5}, {"linger": 1e9}], [{"linger": 0.0}, {"linger": math.inf}, {"linger": math.nan}]),
+    ],
+)
+def test_limits_of_both_ends(flag: str, good: list[dict[str, Any]], bad: list[dict[str, Any]]) -> None:
+    for end in (_client, _server):
+        for values in good:
+            made = end(**values)
+            assert {name: getattr(made, name) for name in values} == values
+        for values in bad:
+            with pytest.raises(ConfigError, match=f"^{flag} '.*: give "):
+                end(**values)
 
 
 @pytest.mark.parametrize(
     ("field", "good", "bad"),
     [
-        ("size", [1, 1_048_576], [0, 1_048_577]),
         ("reuse", [0, 1, 65_535], [-1, 65_536]),
         ("conns", [1, 1024], [0, -1]),
+        ("lassoes", [0, 1, 65_535], [-1, 65_536]),
         ("burst", [0, 4, 65_535], [-1, 1, 3, 65_536]),
-        ("idle", [0.001, 1e6], [0.0, math.inf, math.nan]),
-        ("linger", [0.5, 1e9], [0.0, math.inf, math.nan]),
+        ("dup", ["fling"], ["", "FLING", "either"]),
     ],
 )
-def test_limits_of_the_client(field: str, good: list[float], bad: list[float]) -> None:
-    flag = {"size": "--frags"}.get(field, f"--{field}")
+def test_limits_of_the_client(field: str, good: list[object], bad: list[object]) -> None:
     for value in good:
         assert getattr(_client(**{field: value}), field) == value
     for value in bad:
-        with pytest.raises(ConfigError, match=flag):
+        with pytest.raises(ConfigError, match=f"--{field} '{value}'"):
             _client(**{field: value})
 
 
-@pytest.mark.parametrize(("field", "flag"), [("size", "--frags"), ("idle", "--idle"), ("linger", "--linger")])
-def test_limits_of_the_server(field: str, flag: str) -> None:
-    with pytest.raises(ConfigError, match=flag):
-        _server(**{field: 0})
+def test_a_server_refuses_all_modes_but_one_or_none() -> None:
+    assert [_server(dup=name).dup for name in (*MODES, None)] == [*MODES, None]
+    with pytest.raises(ConfigError, match="--dup 'some': give one of fling, "):
+        _server(dup="some")
+
+
+@pytest.mark.parametrize(
+    ("dup", "needed", "not_needed"),
+    [
+        ("fling", {"conns"}, {"lassoes"}),
+        ("lasso", {"lassoes"}, {"conns"}),
+        ("both", {"conns", "lassoes"}, set()),
+        ("none", {"conns", "lassoes"}, set()),
+    ],
+)
+def test_pools_that_a_mode_dials_have_connections(dup: str, needed: set[str], not_needed: set[str]) -> None:
+    pools = dict.fromkeys(needed | not_needed, 8)
+    assert _client(dup=dup, **pools).dup == dup
+    for pool in needed:
+        with pytest.raises(ConfigError, match=f"--{pool} '0'.*--dup {dup} needs at least one"):
+            _client(dup=dup, **pools | {pool: 0})
+        with pytest.raises(ConfigError, match=rf"--burst '8'.*--{pool} \(9\)"):
+            _client(dup=dup, burst=8, **pools | {pool: 9})
+    for pool in not_needed:
+        assert _client(dup=dup, burst=8, **pools | {pool: 9}).burst == 8
+        assert _client(dup=dup, **pools | {pool: 0}).dup == dup
 
 
 def test_a_fixed_pool_may_be_larger_than_the_default_burst() -> None:
@@ -148,8 +256,10 @@ def test_port_0_is_for_listening_only() -> None:
     anywhere = Address("127.0.0.1", 0)
     assert _client(listen=anywhere).listen == anywhere
     assert _server(l_fling=anywhere).l_fling == anywhere
-    with pytest.raises(ConfigError, match="--rFling"):
-        _client(r_fling=anywhere)
+    assert _server(l_lasso=anywhere, l_sync=anywhere, l_fling_r=anywhere).l_sync == anywhere
+    for name, flag in (("r_fling", "--rFling"), ("r_lasso", "--rLasso"), ("r_sync", "--rSync"), ("r_fling_r", "--rFlingR")):
+        with pytest.raises(ConfigError, match=f"{flag} '127.0.0.1:0'"):
+            _client(**{name: anywhere})
     with pytest.raises(ConfigError, match="--forward"):
         _server(forward=anywhere)
 
