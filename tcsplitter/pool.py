@@ -1,4 +1,4 @@
-"""The client's pool of flings: how many to dial, and when. Pure: it is told what happened and says how many."""
+"""The client's pools of carriers: how many to dial, and when. Pure: they are told what happened and say how many."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Protocol
 from tcsplitter.carrier import Carrier
 
 MAX_DIALING = 128
-"""Dials under way at once."""
+"""Dials under way at once, of all pools together."""
 DIALS_PER_SECOND, DIAL_BURST = 10_000, 512
+"""The same of dials that begin."""
 GROWTH = 4
 """The pool may grow by this factor in an RTT."""
 SLOW_RTTS, SLOW_SECONDS = 3.0, 0.25
 """A dial that takes longer than the larger of these is raced by another."""
+RACED = 2
+"""Slow dials may raise the number of sockets to so many times the ceiling."""
 ABANDON_RTTS, ABANDON_SECONDS = 30.0, 10.0
 """A dial that takes longer than the larger of these is given up."""
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
@@ -29,22 +32,59 @@ class Random(Protocol):
     def randbytes(self, n: int, /) -> bytes: ...
 
 
-class Pool:
-    """Flings under way, and the budget for more."""
+class DialBudget:
+    """What all pools of an end may dial together: a bound on dials under way, and a token bucket for new ones."""
 
-    def __init__(self, conns: int, burst: int, idle: float, random: Random, now: float) -> None:
+    def __init__(self, now: float) -> None:
+        self.dialing = 0
+        """Dials under way."""
+        self._tokens = float(DIAL_BURST)
+        self._filled_at = now
+
+    def left(self, now: float) -> int:
+        """Dials that may begin now."""
+        self._tokens = min(float(DIAL_BURST), self._tokens + (now - self._filled_at) * DIALS_PER_SECOND)
+        self._filled_at = now
+        return min(int(self._tokens), MAX_DIALING - self.dialing)
+
+    def began(self) -> None:
+        """A dial began."""
+        self.dialing += 1
+        self._tokens -= 1
+
+    def ended(self) -> None:
+        """A dial succeeded, or failed."""
+        self.dialing -= 1
+
+
+class Pool:
+    """Carriers of one kind: those that are being dialled, and how many more are due.
+
+    It keeps `conns` idle ones, the first of them spread over `ramp` seconds, and more as both ends want them, up to `burst`
+    in all; with `burst` 0 there are no more than `conns`, in use or not. Dials that are slow do not count, as others race them.
+    """
+
+    def __init__(
+        self, conns: int, burst: int, idle: float, budget: DialBudget, random: Random, now: float, ramp: float = 0.0
+    ) -> None:
         self._conns = conns
         self._burst = burst
         self._idle = idle
+        self._budget = budget
         self._random = random
+        self._ramp = ramp
+        self._began_at = now
         self._dialing: dict[Carrier, float] = {}
         self._failures = 0
-        self._failed_at = -inf
+        self.failed_at = -inf
+        """When a dial, or a connection, last failed."""
+        self.cut_off = False
+        """Connections were cut off, so that a dial succeeds is no sign of contact; until `revive`."""
         self._not_before = now
-        self._tokens = float(DIAL_BURST)
-        self._filled_at = now
         self._round_at = now
         self._round_size = conns
+        self._held_back = False
+        """More are missing than growth allows in this round."""
 
     def idle_for(self) -> float:
         """Seconds for which the next carrier may stay idle."""
@@ -55,15 +95,18 @@ class Pool:
 
         `idle`: carriers that nobody uses; `alive`: all that are open; `want`: idle ones that both ends wish for, together.
         """
-        if now < self._not_before:
+        self._held_back = False
+        young = self._young(rtt, now)
+        missing = max(self._floor(now), min(want, self._burst)) - idle - young
+        if missing <= 0 or now < self._not_before:
             return 0
         if self._failures:
-            return 0 if self._young(rtt, now) else 1
-        target = max(self._conns, min(want, self._burst))
-        missing = target - idle - self._young(rtt, now)
-        if missing <= 0:
-            return 0
-        return max(0, min(missing, self._headroom(alive, rtt, now), MAX_DIALING - len(self._dialing), self._budget(now)))
+            missing = 0 if young else 1
+        ceiling, total = self._burst or self._conns, alive + young
+        possible = min(missing, ceiling - total, RACED * ceiling - alive - len(self._dialing), self._budget.left(now))
+        grown = self._grown(total, rtt, now) - total
+        self._held_back = grown < possible
+        return max(0, min(possible, grown))
 
     def _young(self, rtt: float, now: float) -> int:
         """Dials under way that are not slow yet. Dials are kept in the order in which they began."""
@@ -75,42 +118,54 @@ class Pool:
             old += 1
         return len(self._dialing) - old
 
-    def _headroom(self, alive: int, rtt: float, now: float) -> int:
-        total = alive + len(self._dialing)
+    def _floor(self, now: float) -> int:
+        """Idle carriers to be kept whether anyone wants them or not."""
+        if now >= self._began_at + self._ramp:
+            return self._conns
+        count = 1 + int(self._conns * (now - self._began_at) / self._ramp)
+        # Rounding must not leave it below what `_step` was the time of: nothing would ask again.
+        return min(self._conns, count + (now >= self._step(count)))
+
+    def _grown(self, total: int, rtt: float, now: float) -> int:
+        """To how many the pool may grow in this round."""
         if now >= self._round_at + rtt:
             self._round_at = now
             self._round_size = max(self._conns, total)
-        limit = GROWTH * self._round_size
-        return min(limit, self._burst) - total if self._burst else limit - total
-
-    def _budget(self, now: float) -> int:
-        self._tokens = min(float(DIAL_BURST), self._tokens + (now - self._filled_at) * DIALS_PER_SECOND)
-        self._filled_at = now
-        return int(self._tokens)
+        return GROWTH * self._round_size
 
     def dialled(self, carrier: Carrier, now: float) -> None:
         """A dial began."""
         self._dialing[carrier] = now
-        self._tokens -= 1
+        self._budget.began()
+
+    def _ended(self, carrier: Carrier) -> None:
+        if self._dialing.pop(carrier, None) is not None:
+            self._budget.ended()
 
     def connected(self, carrier: Carrier) -> None:
         """A dial succeeded."""
-        self._dialing.pop(carrier, None)
-        self._failures = 0
-        self._not_before = -inf
+        self._ended(carrier)
+        if not self.cut_off:
+            self._failures = 0
+            self._not_before = -inf
 
-    def failed(self, carrier: Carrier, now: float) -> None:
-        """A dial failed, or was given up: wait before the next one, longer each time. Those of one moment count as one."""
-        self._dialing.pop(carrier, None)
-        if now == self._failed_at:
+    def failed(self, carrier: Carrier, now: float, cut_off: bool = False) -> None:
+        """A dial failed, or was given up: wait before the next one, longer each time. Those of one moment count as one.
+
+        `cut_off`: it succeeded, but the connection was broken off with nothing heard.
+        """
+        self._ended(carrier)
+        self.cut_off |= cut_off
+        if now == self.failed_at:
             return
-        self._failed_at = now
+        self.failed_at = now
         backoff = min(FIRST_BACKOFF * 2**self._failures, LAST_BACKOFF)
         self._failures = min(self._failures + 1, 16)
         self._not_before = now + backoff * (0.75 + 0.5 * self._random.random())
 
     def revive(self, now: float) -> None:
         """There is contact again: forget the failures."""
+        self.cut_off = False
         self._failures = 0
         self._not_before = now
 
@@ -123,5 +178,17 @@ class Pool:
         """When `dials_due` or `too_slow` may say something new though nothing happened."""
         slow, abandon = max(SLOW_RTTS * rtt, SLOW_SECONDS), max(ABANDON_RTTS * rtt, ABANDON_SECONDS)
         times = [t for began in self._dialing.values() for t in (began + slow, began + abandon)]
-        times += [self._not_before, self._round_at + rtt]
+        times += [self._not_before, self._next_step(now)]
+        if self._held_back:
+            times.append(self._round_at + rtt)
         return min((t for t in times if t > now), default=inf)
+
+    def _next_step(self, now: float) -> float:
+        """When the ramp allows one more."""
+        if now >= self._began_at + self._ramp:
+            return inf
+        return self._step(self._floor(now))
+
+    def _step(self, count: int) -> float:
+        """When the ramp allows more than so many."""
+        return self._began_at + count * self._ramp / self._conns

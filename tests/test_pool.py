@@ -7,8 +7,11 @@ from collections.abc import Callable
 from math import inf
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from tcsplitter.carrier import Carrier, Kind
+from tcsplitter.carrier import Carrier
+from tcsplitter.modes import Kind
 from tcsplitter.pool import (
     ABANDON_RTTS,
     ABANDON_SECONDS,
@@ -19,8 +22,10 @@ from tcsplitter.pool import (
     IDLE_JITTER,
     LAST_BACKOFF,
     MAX_DIALING,
+    RACED,
     SLOW_RTTS,
     SLOW_SECONDS,
+    DialBudget,
     Pool,
 )
 
@@ -41,8 +46,8 @@ class Dice:
         return bytes(n)
 
 
-def make(conns: int = 4, burst: int = 1024, dice: float = 0.5) -> Pool:
-    return Pool(conns, burst, 25.0, Dice(dice), NOW)
+def make(conns: int = 4, burst: int = 1024, dice: float = 0.5, budget: DialBudget | None = None, ramp: float = 0.0) -> Pool:
+    return Pool(conns, burst, 25.0, budget or DialBudget(NOW), Dice(dice), NOW, ramp)
 
 
 def dial(pool: Pool, count: int = 1, now: float = NOW) -> list[Carrier]:
@@ -210,7 +215,7 @@ def test_after_a_failure_one_dial_tries_the_line() -> None:
     assert pool.dials_due(0, 0, 1000, RTT, later) == 0
     assert pool.dials_due(0, 0, 1000, RTT, later + SLOW_SECONDS + 0.001) == 1
     settle(pool, probe)
-    assert pool.dials_due(1, 1, 0, RTT, later) == 49
+    assert pool.dials_due(1, 1, 0, RTT, later + 1) == 49
 
 
 def connect(pool: Pool) -> None:
@@ -243,5 +248,188 @@ def test_a_revived_pool_dials_all_at_once() -> None:
 def test_an_idle_carrier_lives_for_about_the_set_time() -> None:
     assert make(dice=0.0).idle_for() == pytest.approx(25.0 * (1 - IDLE_JITTER))
     assert make(dice=0.999999).idle_for() == pytest.approx(25.0 * (1 + IDLE_JITTER), rel=1e-4)
-    pool = Pool(4, 0, 25.0, random.Random(1), NOW)
+    pool = Pool(4, 0, 25.0, DialBudget(NOW), random.Random(1), NOW)
     assert len({pool.idle_for() for _ in range(10)}) == 10
+
+
+# --- what happens to a pool
+
+
+class Life:
+    """A pool that dials all that it may, and what becomes of its carriers; nothing is slow unless a test says so."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.now = NOW
+        self.dialing: dict[Carrier, float] = {}
+        self.idle: list[Carrier] = []
+        self.busy: list[Carrier] = []
+        self.ever_slow = False
+
+    @property
+    def alive(self) -> int:
+        return len(self.idle) + len(self.busy)
+
+    @property
+    def young(self) -> int:
+        """Dials that are not slow yet."""
+        return sum(self.now - began < max(SLOW_RTTS * RTT, SLOW_SECONDS) for began in self.dialing.values())
+
+    def dial(self, want: int) -> int:
+        due = self.pool.dials_due(len(self.idle), self.alive, want, RTT, self.now)
+        self.dialing |= dict.fromkeys(dial(self.pool, due, self.now), self.now)
+        return due
+
+    def connect(self, index: int) -> None:
+        if self.dialing:
+            carrier = self._under_way(index)
+            self.pool.connected(carrier)
+            self.idle.append(carrier)
+
+    def fail(self, index: int) -> None:
+        if self.dialing:
+            self.pool.failed(self._under_way(index), self.now)
+
+    def use(self, index: int) -> None:
+        if self.idle:
+            self.busy.append(self.idle.pop(index % len(self.idle)))
+
+    def end(self, index: int) -> None:
+        if self.busy:
+            del self.busy[index % len(self.busy)]
+
+    def give_up(self, _index: int) -> None:
+        for carrier in self.pool.too_slow(RTT, self.now):
+            del self.dialing[carrier]
+            self.pool.failed(carrier, self.now)
+
+    def wait(self, index: int) -> None:
+        self.now += (0.001, RTT, 2 * SLOW_SECONDS, LAST_BACKOFF, ABANDON_SECONDS)[index % 5]
+
+    def _under_way(self, index: int) -> Carrier:
+        carrier = list(self.dialing)[index % len(self.dialing)]
+        del self.dialing[carrier]
+        return carrier
+
+
+steps = st.sampled_from([Life.connect, Life.connect, Life.fail, Life.use, Life.use, Life.end, Life.give_up, Life.wait])
+lives = st.lists(st.tuples(steps, st.integers(0, 100), st.integers(0, 50)), max_size=80)
+
+
+@given(st.integers(1, 20), lives)
+def test_a_fixed_pool_never_has_more_than_its_size(conns: int, plan: list[tuple[Callable[[Life, int], None], int, int]]) -> None:
+    """Only those that were given up as slow, and connect in spite of that, come on top."""
+    life = Life(make(conns, burst=0))
+    assert life.dial(1000) == conns
+    for step, index, want in plan:
+        was_slow = len(life.dialing) > life.young
+        step(life, index)
+        if life.dial(want):
+            assert life.alive + life.young <= conns
+        life.ever_slow |= was_slow or len(life.dialing) > life.young
+        assert life.alive + len(life.dialing) <= (RACED if life.ever_slow else 1) * conns
+
+
+@given(st.integers(1, 8), st.integers(0, 40), lives)
+def test_a_pool_that_may_grow_keeps_to_its_ceiling(
+    conns: int, more: int, plan: list[tuple[Callable[[Life, int], None], int, int]]
+) -> None:
+    life = Life(make(conns, burst=conns + more))
+    for step, index, want in plan:
+        if life.dial(want):
+            assert life.alive + life.young <= conns + more
+        assert life.alive + len(life.dialing) <= RACED * (conns + more)
+        step(life, index)
+
+
+def test_a_fixed_pool_waits_until_one_of_its_carriers_ends() -> None:
+    life = Life(make(burst=0))
+    life.dial(0)
+    for _ in range(4):
+        life.connect(0)
+        life.use(0)
+    assert life.dial(1000) == 0
+    life.end(0)
+    assert life.dial(1000) == 1
+
+
+def test_a_full_pool_tries_no_line() -> None:
+    """A slow dial that is given up after another one took its place leaves nothing to be dialled."""
+    life = Life(make(2, burst=0))
+    life.dial(0)
+    life.connect(0)
+    life.now += 2 * SLOW_SECONDS
+    life.dial(0)
+    life.connect(1)
+    life.now += ABANDON_SECONDS
+    life.give_up(0)
+    life.now += 2 * LAST_BACKOFF
+    assert (life.alive, len(life.dialing)) == (2, 0)
+    assert life.dial(1000) == 0
+
+
+# --- the ramp
+
+
+@given(st.integers(1, 200), st.floats(0.001, 30.0), st.floats(0.0, 1e8))
+@example(27, 0.05, 37_961_522.3)
+def test_the_first_pool_is_spread_evenly_over_the_ramp(conns: int, ramp: float, began: float) -> None:
+    """Woken up only when it asks for it."""
+    pool = Pool(conns, 1024, 25.0, DialBudget(began), Dice(0.5), began, ramp)
+    now, times = began, list[float]()
+    while now < began + ramp + 1:
+        due = pool.dials_due(len(times), len(times), 0, RTT, now)
+        settle(pool, dial(pool, due, now))
+        times += [now - began] * due
+        now = pool.deadline(RTT, now)
+    assert len(times) == conns
+    assert times == pytest.approx([number * ramp / conns for number in range(conns)], abs=1e-6)
+
+
+def test_what_is_wanted_does_not_wait_for_the_ramp() -> None:
+    pool = make(conns=10, ramp=5.0)
+    assert pool.dials_due(0, 0, 0, RTT, NOW) == 1
+    assert pool.dials_due(0, 0, 7, RTT, NOW) == 7
+
+
+def test_after_the_ramp_the_pool_is_kept_full() -> None:
+    pool = make(conns=10, ramp=5.0)
+    assert pool.dials_due(0, 0, 0, RTT, NOW + 2.6) == 6
+    assert pool.dials_due(0, 0, 0, RTT, NOW + 5.0) == 10
+    assert pool.deadline(RTT, NOW + 6.0) == inf
+
+
+# --- the budget of several pools
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), steps, st.integers(0, 100), st.integers(0, 1000)), max_size=60))
+def test_pools_share_a_budget(plan: list[tuple[int, Callable[[Life, int], None], int, int]]) -> None:
+    budget = DialBudget(NOW)
+    both = [Life(make(100, 1024, budget=budget)) for _ in range(2)]
+    begun = 0
+    for which, step, index, want in plan:
+        life = both[which]
+        begun += life.dial(want)
+        step(life, index)
+        both[1 - which].now = life.now
+        under_way = sum(len(each.dialing) for each in both)
+        assert budget.dialing == under_way <= MAX_DIALING
+        assert begun <= DIAL_BURST + (life.now - NOW) * DIALS_PER_SECOND
+        assert budget.left(life.now) <= MAX_DIALING - under_way
+
+
+def test_what_one_pool_dials_another_cannot() -> None:
+    budget = DialBudget(NOW)
+    one, other = (Life(make(100, budget=budget)) for _ in range(2))
+    assert (one.dial(0), other.dial(0)) == (100, MAX_DIALING - 100)
+    one.connect(0)
+    one.fail(0)
+    assert other.dial(0) == 2
+    for _ in range(20):
+        for life in (one, other):
+            life.dial(1000)
+            while life.dialing:
+                life.connect(0)
+            life.idle.clear()
+    assert budget.left(NOW) == 0
+    assert budget.left(NOW + 7.5 / DIALS_PER_SECOND) == 7

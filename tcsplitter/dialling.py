@@ -1,0 +1,105 @@
+"""The client's pools, one for each kind of carriers, and what they are asked for: how many of each kind to dial now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from math import inf
+from typing import TYPE_CHECKING
+
+from tcsplitter.carrier import Carrier
+from tcsplitter.modes import Kind, Mode
+from tcsplitter.pool import DialBudget, Pool, Random
+
+if TYPE_CHECKING:
+    from tcsplitter.session import Session
+
+
+TOLD_RTTS, TOLD_SECONDS = 2.0, 0.1
+"""A carrier greeted the larger of these before the other end last said what it has is in that, or something is wrong."""
+
+
+class Dialling:
+    """Sees to it that there are as many idle carriers of each kind as the pools keep and both ends want."""
+
+    def __init__(
+        self, mode: Mode, pools: Mapping[Kind, tuple[int, int]], idle: float, after: float, random: Random, now: float
+    ) -> None:
+        """`pools`: how many to keep, and the ceiling, by kind; `idle`, `after`: seconds, as Pool has them."""
+        self._mode = mode
+        budget = DialBudget(now)
+        self._pools = {kind: Pool(size, burst, idle, budget, random, now, after) for kind, (size, burst) in pools.items()}
+
+    def connected(self, carrier: Carrier) -> None:
+        """A dial succeeded."""
+        self._pools[carrier.kind].connected(carrier)
+
+    def failed(self, carrier: Carrier, now: float) -> None:
+        """A dial failed."""
+        self._pools[carrier.kind].failed(carrier, now)
+
+    def broke(self, carrier: Carrier, session: Session, now: float) -> None:
+        """A connection broke. If nothing was heard since it was used, the next one may well fare the same."""
+        if session.heard_at <= carrier.used_at:
+            self._pools[carrier.kind].failed(carrier, now, cut_off=True)
+
+    def revive(self, now: float) -> None:
+        """There is contact again."""
+        for pool in self._pools.values():
+            pool.revive(now)
+
+    def idle_for(self, carrier: Carrier) -> float:
+        """Seconds for which this carrier may stay idle."""
+        return self._pools[carrier.kind].idle_for()
+
+    def too_slow(self, rtt: float, now: float) -> list[Carrier]:
+        """Dials that are given up here and now."""
+        slow = [(pool, carrier) for pool in self._pools.values() for carrier in pool.too_slow(rtt, now)]
+        for pool, carrier in slow:
+            pool.failed(carrier, now)
+        return [carrier for _, carrier in slow]
+
+    def due(self, session: Session, waiting: Collection[Carrier], now: float) -> list[Carrier]:
+        """New carriers to be dialled; `waiting`: those that are connected and not yet of the session."""
+        rtt = session.recovery.rtt
+        wants = self._wants(session, now)
+        dialled: list[Carrier] = []
+        for kind, pool in self._pools.items():
+            if pool.cut_off and session.heard_at > pool.failed_at:
+                pool.revive(now)
+            ready = sum(carrier.kind is kind for carrier in waiting) if waiting else 0
+            idle, alive = self._idle(kind, session, now) + ready, session.carriers.alive[kind] + ready
+            for _ in range(pool.dials_due(idle, alive, wants.get(kind, 0), rtt, now)):
+                carrier = Carrier(kind, now)
+                pool.dialled(carrier, now)
+                dialled.append(carrier)
+        return dialled
+
+    def deadline(self, rtt: float, now: float) -> float:
+        """When `due` or `too_slow` may say something new though nothing happened."""
+        return min((pool.deadline(rtt, now) for pool in self._pools.values()), default=inf)
+
+    def _wants(self, session: Session, now: float) -> dict[Kind, int]:
+        """Idle carriers that both ends wish to find, of the kinds that each takes first."""
+        mode = self._mode
+        wants = {mode.up[0]: session.want() if session.id else 0}
+        if _said_lately(session, now):
+            wants[mode.down[0]] = wants.get(mode.down[0], 0) + session.peer.want
+        if Kind.RETRY in self._pools:
+            wants[Kind.RETRY] = session.shared.sending.lost_chunks
+        return wants
+
+    def _idle(self, kind: Kind, session: Session, now: float) -> int:
+        """Idle carriers of a kind; of those that the server takes no more than it has, or will have in a moment."""
+        carriers = session.carriers
+        idle = len(carriers.idle[kind])
+        if kind is self._mode.down[0] and _said_lately(session, now):
+            # One that a hello should have told of by the time of the last statement, and did not, is late or dead.
+            said_at, rtt = session.peer.said_at, session.recovery.rtt
+            since = max(now - session.recovery.give_up_after, said_at - max(TOLD_RTTS * rtt, TOLD_SECONDS))
+            idle = min(idle, session.peer.held + carriers.on_their_way(kind, since))
+        return idle
+
+
+def _said_lately(session: Session, now: float) -> bool:
+    """Whether the other end said so lately how many carriers it wants and has that it would still say so."""
+    return session.peer.said_at > now - session.recovery.give_up_after
