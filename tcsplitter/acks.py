@@ -22,6 +22,8 @@ class Acks:
     def __init__(self, now: float) -> None:
         self.due_at = inf
         """When an ack has to go alone if nothing took it along."""
+        self.for_payload = False
+        """Payload came since a sync carrier was last asked for an answer."""
         self._log = AckLog()
         self._answered = 0
         self._answered_at = now
@@ -41,9 +43,10 @@ class Acks:
         delay = min(min_rtt / ACK_RTT_SHARE, MAX_ACK_DELAY)
         return delay if delay >= SHORTEST_DELAY else 0.0
 
-    def write(self, writer: ShotWriter, now: float) -> None:
-        """Add an ACK frame to a body, if there is anything to report."""
+    def write(self, writer: ShotWriter, now: float, settles: bool = True) -> None:
+        """Add an ACK frame to a body, if there is anything to report; unless it `settles`, an ack has to go elsewhere too."""
         if self._log:
             ranges, rebuilt = self._log.take()
             writer.ack(self._answered, int((now - self._answered_at) * 1e6), ranges, rebuilt)
-        self.due_at = inf
+        if settles:
+            self.due_at = inf

@@ -8,15 +8,7 @@ from math import inf
 from typing import Any, Protocol
 
 from tcsplitter._core import ShotReader
-
-
-class Kind(IntEnum):
-    """What a carrier was dialled for (PROTOCOL.md section 4)."""
-
-    FLING = 0
-    LASSO = 1
-    SYNC = 2
-    RETRY = 3
+from tcsplitter.modes import Kind
 
 
 class Op(IntEnum):
@@ -64,8 +56,9 @@ class Carrier:
     """
 
     __slots__ = (
-        "ack_by", "backlog", "closed", "dial_seconds", "eof", "expires_at", "greeting", "hello", "idle_for", "io", "kind",
-        "outstanding", "owes_ack", "reader", "rx_final", "sent", "session", "tx_final", "tx_left", "used_at",
+        "ack_by", "asked_at", "backlog", "brought", "carried", "closed", "dial_seconds", "eof", "expires_at", "greeting",
+        "hello", "idle_for", "io", "kind", "outstanding", "owes_ack", "reader", "rx_final", "sent", "session", "tx_final",
+        "tx_left", "used_at",
     )  # fmt: skip
 
     def __init__(self, kind: Kind, now: float) -> None:
@@ -103,6 +96,12 @@ class Carrier:
         """Numbers of data shots sent here and, as far as known, unacknowledged."""
         self.outstanding = 0
         """Bytes in its send queue, as far as known: what was sent, or what the last probe found."""
+        self.asked_at = inf
+        """Since when something that was sent here waits for its ack."""
+        self.carried = False
+        """Payload was sent on it."""
+        self.brought = False
+        """Payload came on it."""
 
 
 class PeerCarriers:
@@ -132,14 +131,20 @@ class CarrierSet:
     other end until this end has answered on its half.
     """
 
-    def __init__(self, client: bool, reuse: int, actions: list[Action]) -> None:
+    def __init__(self, client: bool, reuse: int, payload: tuple[Kind, ...], actions: list[Action]) -> None:
         self.all: dict[Carrier, None] = {}
-        self.idle: dict[Carrier, None] = {}
+        self.alive = dict.fromkeys(Kind, 0)
+        """How many of each kind there are."""
+        self.idle: dict[Kind, dict[Carrier, None]] = {kind: {} for kind in Kind}
         """The newest last."""
-        self.unconfirmed: dict[int, Carrier] = {}
+        self.unconfirmed: dict[Kind, dict[int, Carrier]] = {kind: {} for kind in Kind}
         """Client: idle ones whose hello the other end has not confirmed, by its number, oldest first."""
+        self.payload = payload
+        """Kinds that may carry this end's payload, in the order in which they are taken."""
         self.due: deque[Carrier] = deque()
-        """In the order of `ack_by`, but for those that were used or closed meanwhile."""
+        """Those that may carry payload, in the order of `ack_by`, but for those that were used or closed meanwhile."""
+        self.answers: deque[Carrier] = deque()
+        """The same of the others."""
         self.partial = 0
         """Bytes of shots that have not arrived whole."""
         self.check_at = inf
@@ -151,35 +156,41 @@ class CarrierSet:
     def adopt(self, carrier: Carrier, session: Owner, idle_for: float, now: float) -> None:
         """A carrier whose hello was sent or opened: both halves are open."""
         carrier.session = session
-        carrier.tx_left = self._reuse or -1
+        carrier.tx_left = -1 if carrier.kind is Kind.SYNC else self._reuse or -1
         carrier.used_at = now
         carrier.idle_for = idle_for
         self.all[carrier] = None
-        self.idle[carrier] = None
+        self.alive[carrier.kind] += 1
+        self.idle[carrier.kind][carrier] = None
         self.partial += carrier.reader.pending
         self.expire(carrier, now + idle_for)
 
     def greet(self, carrier: Carrier, number: int) -> None:
         """Client: the hello got this number."""
         carrier.hello = number
-        self.unconfirmed[number] = carrier
+        self.unconfirmed[carrier.kind][number] = carrier
 
     def confirm(self, ranges: list[tuple[int, int]]) -> None:
         """The other end has the shots and hellos of these numbers."""
-        unconfirmed = self.unconfirmed
-        for low, high in ranges if unconfirmed else ():
-            known = unconfirmed if high - low > len(unconfirmed) else range(low, high + 1)
-            for number in [n for n in known if low <= n <= high and n in unconfirmed]:
-                del unconfirmed[number]
+        for unconfirmed in self.unconfirmed.values():
+            for low, high in ranges if unconfirmed else ():
+                known = unconfirmed if high - low > len(unconfirmed) else range(low, high + 1)
+                for number in [n for n in known if low <= n <= high and n in unconfirmed]:
+                    del unconfirmed[number]
 
-    def on_their_way(self, since: float) -> int:
-        """Idle carriers that were dialled since then and that the other end may not know yet."""
-        while self.unconfirmed:
-            number, carrier = next(iter(self.unconfirmed.items()))
+    def count_idle(self) -> int:
+        """Idle carriers that may carry payload."""
+        return sum(len(self.idle[kind]) for kind in self.payload)
+
+    def on_their_way(self, kind: Kind, since: float) -> int:
+        """Idle carriers of this kind that were dialled since then and that the other end may not know yet."""
+        unconfirmed = self.unconfirmed[kind]
+        while unconfirmed:
+            number, carrier = next(iter(unconfirmed.items()))
             if carrier.used_at > since:
                 break
-            del self.unconfirmed[number]
-        return len(self.unconfirmed)
+            del unconfirmed[number]
+        return len(unconfirmed)
 
     def feed(self, carrier: Carrier, data: bytes) -> list[tuple[int, int, int, bytes]]:
         """The shots that are whole now. Raises RemoteProtocolError for what cannot be a shot."""
@@ -194,23 +205,32 @@ class CarrierSet:
         if carrier.ack_by == inf and not (carrier.tx_final or carrier.closed):
             carrier.ack_by = by
             self.suspend(carrier)
-            self.due.append(carrier)
+            (self.due if carrier.kind in self.payload else self.answers).append(carrier)
 
     def next_due(self) -> Carrier | None:
         """The carrier whose half has to be used first."""
-        while self.due and (self.due[0].closed or self.due[0].ack_by == inf):
-            self.due.popleft()
-        return self.due[0] if self.due else None
+        due, answer = _first(self.due), _first(self.answers)
+        if due is None or answer is None:
+            return due or answer
+        return due if due.ack_by <= answer.ack_by else answer
 
     def take(self, reserve: int) -> Carrier | None:
-        """One to send on: one that is due anyway, else an idle one beyond `reserve` (the newest; with reuse each in turn)."""
-        carrier = self.next_due()
+        """One for payload: one that is due anyway, else an idle one beyond `reserve`."""
+        carrier = _first(self.due)
         if carrier is not None and not carrier.backlog:
             return carrier
-        if len(self.idle) > reserve:
-            for carrier in reversed(self.idle) if self._reuse == 1 else self.idle:
-                if not carrier.backlog:
+        if self.count_idle() > reserve:
+            for kind in self.payload:
+                if (carrier := self.take_idle(kind)) is not None:
                     return carrier
+        return None
+
+    def take_idle(self, kind: Kind) -> Carrier | None:
+        """An idle one of this kind: the newest; with reuse each in turn."""
+        idle = self.idle[kind]
+        for carrier in reversed(idle) if self._reuse == 1 else idle:
+            if not carrier.backlog:
+                return carrier
         return None
 
     def used(self, carrier: Carrier, final: bool, give_up_after: float, now: float) -> None:
@@ -220,7 +240,7 @@ class CarrierSet:
         carrier.owes_ack = False
         self.suspend(carrier)
         if not final:
-            self.idle[carrier] = None
+            self.idle[carrier.kind][carrier] = None
             return
         carrier.tx_final = True
         if carrier.rx_final if not self._client else carrier.eof:
@@ -232,17 +252,17 @@ class CarrierSet:
 
     def suspend(self, carrier: Carrier) -> None:
         """It is no longer idle: it is used, or due, or not to be trusted for now."""
-        self.idle.pop(carrier, None)
-        self.unconfirmed.pop(carrier.hello, None)
+        self.idle[carrier.kind].pop(carrier, None)
+        self.unconfirmed[carrier.kind].pop(carrier.hello, None)
 
     def resume(self, carrier: Carrier) -> None:
         """A shot on it was acknowledged: it works."""
-        if carrier.ack_by == inf and not (carrier.tx_final or carrier.closed) and carrier not in self.idle:
-            self.idle[carrier] = None
+        if carrier.ack_by == inf and not (carrier.tx_final or carrier.closed):
+            self.idle[carrier.kind].setdefault(carrier)
 
     def is_silent(self, carrier: Carrier) -> bool:
         """This end's half is used up, or suspended, and the other end has said nothing since."""
-        return carrier.ack_by == inf and carrier not in self.idle
+        return carrier.ack_by == inf and carrier not in self.idle[carrier.kind]
 
     def finished(self, carrier: Carrier, ack_delay: float, give_up_after: float, now: float) -> None:
         """The other end's half is complete: finish this one too."""
@@ -258,7 +278,9 @@ class CarrierSet:
         if not carrier.closed:
             carrier.closed = True
             self.partial -= carrier.reader.pending
-            self.all.pop(carrier, None)
+            if carrier in self.all:
+                del self.all[carrier]
+                self.alive[carrier.kind] -= 1
             self.suspend(carrier)
             self._actions.append((op, carrier, b""))
 
@@ -270,3 +292,10 @@ class CarrierSet:
         """Carriers whose time is up; each must be dropped or given a new time."""
         self.check_at = min((c.expires_at for c in self.all if c.expires_at > now), default=inf)
         return [c for c in self.all if c.expires_at <= now]
+
+
+def _first(due: deque[Carrier]) -> Carrier | None:
+    """The first that is still due."""
+    while due and (due[0].closed or due[0].ack_by == inf):
+        due.popleft()
+    return due[0] if due else None

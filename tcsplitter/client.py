@@ -2,15 +2,16 @@
 
 import random
 import socket
-from logging import ERROR, INFO
+from logging import ERROR
 
 from tcsplitter.client_end import ClientConfig, ClientEnd
 from tcsplitter.endpoints import StdioEndpoint
+from tcsplitter.modes import MODES, Kind
 from tcsplitter.net import Listener, listen_on
 from tcsplitter.options import Address, ClientOptions
-from tcsplitter.program import Program, raise_descriptor_limit
-from tcsplitter.reactor import Reactor
+from tcsplitter.program import Program, handling_of, raise_descriptor_limit
 from tcsplitter.transport import Dialler
+from tcsplitter.udp import UdpListener, bind_udp
 
 LISTEN_BACKLOG = 1024
 _LOCAL_DESCRIPTORS = 16_384  # for connections of local programs
@@ -23,23 +24,35 @@ class _Client(Program):
     end: ClientEnd
 
     def __init__(self, options: ClientOptions, name: str) -> None:
-        super().__init__(name, Reactor())
-        # Carriers that are closing overlap with those that take their place.
-        for_carriers = 2 * max(options.conns, options.burst) + _SPARE_DESCRIPTORS
-        limit = raise_descriptor_limit(for_carriers + _LOCAL_DESCRIPTORS, for_carriers, self.logger)
-        self.max_programs = limit - min(limit // 2, for_carriers)
-        """Local connections that leave descriptors to carriers."""
+        super().__init__(name, options)
         config = ClientConfig(
-            size=options.size,
+            handling=handling_of(options, options.r_fling),
+            mode=MODES[options.dup],
             reuse=options.reuse,
             conns=options.conns,
+            lassoes=options.lassoes,
             burst=options.burst,
+            sync=options.r_sync is not None,
+            retry=options.r_fling_r is not None,
+            protocol=options.protocol,
+            after=options.playout.after,
             idle=options.idle,
             linger=options.linger,
         )
+        # Carriers that are closing overlap with those that take their place.
+        for_carriers = 2 * sum(max(pool) for pool in config.pools.values()) + _SPARE_DESCRIPTORS
+        limit = raise_descriptor_limit(for_carriers + _LOCAL_DESCRIPTORS, for_carriers, self.logger)
+        self.max_programs = limit - min(limit // 2, for_carriers)
+        """Local connections that leave descriptors to carriers."""
         ((name_of_key, psk),) = options.keys.items()
         end = ClientEnd(config, name_of_key, psk, random.SystemRandom(), self.reactor.now)
-        self.serve(end, Dialler(self.reactor, options.r_fling, end))
+        addresses = {
+            Kind.FLING: options.r_fling,
+            Kind.LASSO: options.r_lasso or options.r_fling,
+            Kind.SYNC: options.r_sync or options.r_fling,
+            Kind.RETRY: options.r_fling_r or options.r_fling,
+        }
+        self.serve(end, Dialler(self.reactor, addresses, end, options.mtu))
 
     def settled(self, _now: float) -> None:
         """Stop if the server end refused for good."""
@@ -53,17 +66,30 @@ class ClientProgram(_Client):
     """Listens on `options.listen` from the moment it is made; ConfigError if it cannot. `run` serves."""
 
     def __init__(self, options: ClientOptions) -> None:
-        sockets = listen_on("--listen", options.listen, LISTEN_BACKLOG)
+        datagrams = options.protocol == "udp"
+        sockets = bind_udp("--listen", options.listen) if datagrams else listen_on("--listen", options.listen, LISTEN_BACKLOG)
         super().__init__(options, "client")
-        self._listeners = [Listener(self.reactor, sock, self._accepted, self._has_room, self.log) for sock in sockets]
-        self.address = Address(options.listen.host, self._listeners[0].port)
+        self._udp_listeners: list[UdpListener] = []
+        for sock in sockets:
+            if datagrams:
+                flows = UdpListener(self.reactor, sock, self.end.open_flow, options.tick, self.log, self.udp)
+                self._udp_listeners.append(flows)
+            else:
+                self._listeners.append(Listener(self.reactor, sock, self._accepted, self._has_room, self.log))
+        self.address = Address(options.listen.host, (self._udp_listeners or self._listeners)[0].port)
         """Where local programs connect; with the port that was chosen where port 0 was asked for."""
-        self.logger.log(INFO, "listening on %s, server %s", self.address, options.r_fling)
+        self.ready = f"listening on {self.address}, server {options.r_fling}"
 
     def stop_accepting(self) -> None:
         """Take no new programs on."""
         for listener in self._listeners:
             listener.close()
+
+    def close(self) -> None:
+        """Cut off the flows, too."""
+        for listener in self._udp_listeners:
+            listener.close_all()
+        super().close()
 
     def _has_room(self) -> bool:
         return len(self.endpoints.open) < self.max_programs
@@ -79,7 +105,8 @@ class _Connect(_Client):
         super().__init__(options, "connect")
         self.exit_code = 1  # until the stream ends in order
         self._over = False
-        self._stdio = StdioEndpoint(self.reactor, self.end.open_stream(self.reactor.now), fd_in, fd_out, self._ended)
+        stream = self.end.open_stream(self.reactor.now)
+        self._stdio = StdioEndpoint(self.reactor, stream, fd_in, fd_out, self._ended, options.tick)
         self._stdio.update(self.reactor.now)
 
     def close(self) -> None:

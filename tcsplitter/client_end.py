@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
-from tcsplitter.carrier import Carrier, Kind, Op
+from tcsplitter.carrier import Carrier, Op
+from tcsplitter.chunks import Control
+from tcsplitter.dialling import Dialling
 from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.flows import Flow
 from tcsplitter.handshake import (
     ANSWER_SIZE,
-    MODES,
     NO_SESSION,
+    PROTOCOLS,
     STATUS_CONTINUES,
     STATUS_MODE_NOT_SUPPORTED,
     STATUS_NEW,
+    STATUS_OTHER_PROTOCOL,
     STATUS_OTHER_VERSION,
     VERSION,
     Answer,
@@ -22,11 +26,15 @@ from tcsplitter.handshake import (
     Request,
     SessionKeys,
 )
+from tcsplitter.modes import MODES, Kind, Mode, reserve
 from tcsplitter.noise import NoiseError
 from tcsplitter.outbox import Outbox
-from tcsplitter.pool import Pool, Random
-from tcsplitter.session import RESERVE, STOPPED, Session, SessionConfig
-from tcsplitter.streams import Control, Stream
+from tcsplitter.pool import Random
+from tcsplitter.sending import SessionConfig
+from tcsplitter.session import STOPPED, Session
+from tcsplitter.shared import Handling
+from tcsplitter.stats import counted_line
+from tcsplitter.streams import Stream
 
 ASK_RTTS, ASK_SECONDS = 2.0, 0.5
 """A handshake unanswered for the larger of these is joined by another one."""
@@ -43,6 +51,8 @@ PING_FIRST, PING_LAST = 2.0, 60.0
 """Pause after which a silent session with streams is pinged, doubled each time."""
 PATIENCE_SECONDS = 30.0
 """How long streams wait for the first session of all."""
+SYNCS, RETRIES = 2, 2
+"""Carriers kept open for control frames and for what is sent again, where they have an address."""
 SILENT_SERVER = (
     "no answer to the handshake: the server has another key, is no tcsplitter server, or the line is down; still trying"
 )
@@ -53,12 +63,32 @@ ONLY_HANDSHAKES = "the server answers handshakes, but nothing else gets through,
 class ClientConfig:
     """What the client end was told. Times in seconds."""
 
-    size: int = 10_000
+    handling: Handling = field(default_factory=Handling)
+    mode: Mode = MODES["fling"]
     reuse: int = 1
     conns: int = 4
+    lassoes: int = 0
     burst: int = 1024
+    sync: bool = False
+    """Sync carriers have an address of their own; handshakes go there first."""
+    retry: bool = False
+    """So have retry carriers."""
+    protocol: str = "tcp"
+    after: float = 0.0
+    """Over which time the first pool is dialled."""
     idle: float = 25.0
     linger: float = 86_400.0
+
+    @property
+    def pools(self) -> dict[Kind, tuple[int, int]]:
+        """The kinds of carriers to be kept dialled: how many, and the ceiling to which each pool may grow."""
+        sizes = {Kind.FLING: self.conns, Kind.LASSO: self.lassoes}
+        pools = {kind: (sizes[kind], self.burst) for kind in self.mode.pools}
+        if self.sync:
+            pools[Kind.SYNC] = SYNCS, 0
+        if self.retry:
+            pools[Kind.RETRY] = RETRIES, self.burst
+        return pools
 
 
 class _Attempt:
@@ -86,9 +116,12 @@ class ClientEnd:
         self.outbox = Outbox()
         """What the I/O side has to do and to look at, and what the user should know."""
         self._touched: dict[Session, None] = {}
-        self._pool = Pool(config.conns, config.burst, config.idle, random, now)
+        self._dialling = Dialling(config.mode, config.pools, config.idle, config.after, random, now)
         self._attempts: dict[Carrier, _Attempt] = {}
         self._waiting: dict[Carrier, None] = {}
+        """Connected before there was a session."""
+        self._asked_sync = False
+        """The last handshake went to the sync address."""
         self._asking_since = now
         self._ask_at = now
         self._reasons_from = now
@@ -108,9 +141,22 @@ class ClientEnd:
 
     def _fresh_session(self, now: float) -> Session:
         config = self._config
-        reserve = RESERVE if config.burst or config.conns >= 2 * RESERVE else 0
-        session = SessionConfig(True, config.size, config.reuse, config.idle, reserve)
+        size = config.pools[config.mode.up[0]][0]
+        session = SessionConfig(
+            client=True,
+            mode=config.mode,
+            handling=config.handling,
+            reuse=config.reuse,
+            idle=config.idle,
+            reserve=reserve(size, config.burst),
+            datagrams=config.protocol == "udp",
+        )
         return Session(session, self._name, self.outbox, self._touched, now)
+
+    def _renew_session(self, now: float) -> None:
+        """The session has ended; another one takes its place."""
+        self.outbox.note(logging.DEBUG, counted_line("", self.session.counters.as_dict()))
+        self.session = self._fresh_session(now)
 
     # ------------------------------------------------------------------------------- local side
 
@@ -137,6 +183,15 @@ class ClientEnd:
         self.session.enter(now)
         return self.session.streams.open()
 
+    def open_flow(self, now: float) -> Flow | None:
+        """A local program sent its first datagram; None where there are too many flows."""
+        self.session.enter(now)
+        return self.session.flows.open()
+
+    def counted(self) -> list[tuple[str, dict[str, int]]]:
+        """The session's counters."""
+        return [("", self.session.counters.as_dict())]
+
     def stop(self, now: float) -> None:
         """End the session; after the next actions the process may exit."""
         self._stopping = True
@@ -155,17 +210,22 @@ class ClientEnd:
             attempt.connected = True
             self.outbox.actions.append((Op.WRITE, carrier, attempt.initiator.message))
             return
-        self._pool.connected(carrier)
+        self._dialling.connected(carrier)
         self._failing_since = inf
         if self.session.keys.can_seal:
-            self.session.hello(carrier, self._pool.idle_for(), now)
+            self.session.hello(carrier, self._dialling.idle_for(carrier), now)
         else:
             self._waiting[carrier] = None
 
     def carrier_dial_failed(self, carrier: Carrier, reason: str, now: float) -> None:
         carrier.closed = True
         if self._attempts.pop(carrier, None) is None:
-            self._pool.failed(carrier, now)
+            self._dialling.failed(carrier, now)
+        if carrier.kind is not Kind.FLING:
+            meanwhile = "still trying" if carrier.kind is Kind.LASSO else "the tunnel works without them"
+            what = f"no {carrier.kind.name.lower()} connections: {reason}; {meanwhile}"
+            self.outbox.note(logging.WARNING, what, carrier.kind.name)
+            return
         self._failing_since = min(self._failing_since, now)
         if not self.connected or now - self._failing_since > STALL_SECONDS:
             self._report_trouble(f"cannot reach the server: {reason}; still trying")
@@ -179,12 +239,17 @@ class ClientEnd:
             self._reset(carrier)
 
     def carrier_eof(self, carrier: Carrier, now: float) -> None:
-        if carrier.session is not None:
-            carrier.session.carrier_eof(carrier, now)
+        died = self.session.counters.carriers_died
+        if carrier.session is None:
+            self.carrier_lost(carrier, now)
         else:
-            self._reset(carrier)
+            carrier.session.carrier_eof(carrier, now)
+            if self.session.counters.carriers_died > died:
+                self._dialling.broke(carrier, self.session, now)
 
     def carrier_lost(self, carrier: Carrier, now: float) -> None:
+        if carrier not in self._attempts:
+            self._dialling.broke(carrier, self.session, now)
         if carrier.session is not None:
             carrier.session.carrier_lost(carrier, now)
         else:
@@ -197,7 +262,7 @@ class ClientEnd:
     def clock_jumped(self, now: float) -> None:
         """The machine slept: connections are likely dead, and the next dial is the test."""
         self.session.drop_idle()
-        self._pool.revive(now)
+        self._dialling.revive(now)
         self._ask_at = now
 
     def _reset(self, carrier: Carrier) -> None:
@@ -229,8 +294,19 @@ class ClientEnd:
             self._reset(next(iter(self._attempts)))
         session, config = self.session, self._config
         previous = session.id or NO_SESSION
-        request = Request(VERSION, MODES.index("fling"), config.reuse, config.conns, 0, config.burst, previous)
-        carrier = Carrier(Kind.FLING, now)
+        request = Request(
+            VERSION,
+            config.mode.number,
+            config.reuse,
+            config.conns,
+            config.lassoes,
+            config.burst,
+            previous,
+            PROTOCOLS.index(config.protocol),
+            config.handling.retries.skip + 1,
+        )
+        self._asked_sync = config.sync and not self._asked_sync
+        carrier = Carrier(Kind.SYNC if self._asked_sync else Kind.FLING, now)
         self._attempts[carrier] = _Attempt(Initiator(self._psk, self._random.randbytes(32), request), now)
         self.outbox.actions.append((Op.DIAL, carrier, b""))
         pause = max(ASK_RTTS * session.recovery.rtt, ASK_SECONDS)
@@ -260,7 +336,9 @@ class ClientEnd:
             versions = f"version {answer.version} of the protocol, this client version {VERSION}"
             self.failed = f"the server speaks {versions}: install the same tcsplitter on both"
         elif answer.status == STATUS_MODE_NOT_SUPPORTED:
-            self.failed = "the server does not support this mode: use another --dup, or a newer server"
+            self.failed = f"the server does not serve --dup {self._config.mode.name}: give both ends the same"
+        elif answer.status == STATUS_OTHER_PROTOCOL:
+            self.failed = f"the server does not serve --protocol {self._config.protocol}: give both ends the same"
         elif answer.status in (STATUS_NEW, STATUS_CONTINUES):
             self._begin_epoch(answer, keys, now)
         else:
@@ -276,20 +354,21 @@ class ClientEnd:
                 lost = len(self.session.streams)
                 self.outbox.note(logging.WARNING, f"the server was restarted; open streams that are reset: {lost}")
                 self.session.close(STOPPED, "the server does not know this session")
-                self.session = self._fresh_session(now)
+                self._renew_session(now)
             self.session.id = answer.session_id
         elif self._unheard_for(now) >= STALL_SECONDS:
             self.session.distrust_idle(now)
         self._instance = answer.instance
+        self.session.set_peer_skip(answer.skip)
         self.session.keys.install(answer.epoch, keys.sealer(), keys.opener(), now)
         if barren:
             self._report_trouble(ONLY_HANDSHAKES)
         else:
             self._clear_trouble("session established" if answer.status == STATUS_NEW else "contact again")
-        self._pool.revive(now)
+        self._dialling.revive(now)
         for carrier in list(self._waiting):
             del self._waiting[carrier]
-            self.session.hello(carrier, self._pool.idle_for(), now)
+            self.session.hello(carrier, self._dialling.idle_for(carrier), now)
 
     def _clear_trouble(self, text: str) -> None:
         """Say that all is well, if it was not, or was not known to be."""
@@ -313,11 +392,12 @@ class ClientEnd:
             return
         if self.session.closed:
             self.outbox.note(logging.WARNING, f"the session ended: {self.session.closed}")
-            self.session = self._fresh_session(now)
+            self._renew_session(now)
         if self._trouble == ONLY_HANDSHAKES and self.session.counters.shots_received:
             self._clear_trouble("contact again")
-        self._give_up_streams(now)
         self._ping(now)
+        self.session.begin_flush(now)
+        self._give_up_streams(now)
         if not self._asks(now):
             self._asking_since = now
         elif now >= self._ask_at:
@@ -335,12 +415,12 @@ class ClientEnd:
         if now - max(session.heard_at, session.waiting_since) > limit:
             self.outbox.note(logging.WARNING, f"no contact for {limit:g} s; open streams that are reset: {len(session.streams)}")
             session.close(STOPPED, "no contact")
-            self.session = self._fresh_session(now)
+            self._renew_session(now)
 
     def _ping(self, now: float) -> None:
         """Notice a dead path though only the other end has something to say."""
         session = self.session
-        if not session.streams or not session.id:
+        if not session.in_use or not session.id:
             self._ping_at = inf
             return
         if session.data_at > self._pinged_at:
@@ -354,23 +434,12 @@ class ClientEnd:
                 session.streams.queue_control(Control.PING)
 
     def _dial(self, now: float) -> None:
-        """Dial what the pool asks for. Without a session that is only the first pool, so that a wrong server is not flooded."""
-        session, rtt = self.session, self.session.recovery.rtt
-        for carrier in self._pool.too_slow(rtt, now):
-            self._pool.failed(carrier, now)
+        """Dial what the pools ask for. Without a session that is only the first pools, so that a wrong server is not flooded."""
+        for carrier in self._dialling.too_slow(self.session.recovery.rtt, now):
             self._reset(carrier)
-        if not session.id and (self._trouble or now - self._started_at > ASK_OFTEN_SECONDS):
+        if not self.session.id and (self._trouble or now - self._started_at > ASK_OFTEN_SECONDS):
             return
-        carriers, peer = session.carriers, session.peer
-        idle, alive = len(carriers.idle) + len(self._waiting), len(carriers.all) + len(self._waiting)
-        want = session.want() if session.id else 0
-        # What the other end said long ago it would not say now.
-        if (since := now - session.recovery.give_up_after) < peer.said_at:
-            idle = min(idle, peer.held + carriers.on_their_way(since) + len(self._waiting))
-            want += peer.want
-        for _ in range(self._pool.dials_due(idle, alive, want, rtt, now)):
-            carrier = Carrier(Kind.FLING, now)
-            self._pool.dialled(carrier, now)
+        for carrier in self._dialling.due(self.session, self._waiting, now):
             self.outbox.actions.append((Op.DIAL, carrier, b""))
 
     def deadline(self) -> float:
@@ -378,7 +447,7 @@ class ClientEnd:
         if self._touched:
             return -inf
         now, session, rtt = self.session.now, self.session, self.session.recovery.rtt
-        by = min(session.deadline(), self._pool.deadline(rtt, now), self._ping_at)
+        by = min(session.deadline(), self._dialling.deadline(rtt, now), self._ping_at)
         if self._asks(now):
             return min(by, self._ask_at)
         heard = max(session.heard_at, self._reasons_from)

@@ -32,14 +32,15 @@ STATUS_CONTINUES: Final = 1
 STATUS_OTHER_VERSION: Final = 2
 STATUS_MODE_NOT_SUPPORTED: Final = 3
 STATUS_NO_ROOM: Final = 4
+STATUS_OTHER_PROTOCOL: Final = 5
 
-MODES: Final = ("fling", "lasso", "both", "none")
-"""Names of the modes; the place is the number on the wire."""
+PROTOCOLS: Final = ("tcp", "udp")
+"""What a session carries, streams or datagrams; the place is the number on the wire."""
 
 _TAG_SIZE: Final = 16
 _TAG_LABEL: Final = b"tcsplitter tag"
-_REQUEST: Final = struct.Struct("!BBHHHH8s14x")
-_ANSWER: Final = struct.Struct("!BBBx8s8s12x")
+_REQUEST: Final = struct.Struct("!BBHHHH8sBH11x")
+_ANSWER: Final = struct.Struct("!BBBx8s8sH10x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +48,19 @@ class Request:
     """What the client asks for. `version` and `mode` may hold any byte: it is for the server to answer those it does not know."""
 
     version: int
-    mode: int  # place in MODES
+    mode: int  # Mode.number
     reuse: int  # data shots per carrier and half; 0: no limit
     conns: int  # flings the client keeps open
     lassoes: int  # lassoes the client keeps open
     burst: int  # carriers; ceiling to which the pool may grow; 0: it stays as it is
     previous: bytes  # id of the session to continue, or NO_SESSION
+    protocol: int = 0  # place in PROTOCOLS
+    skip: int = 0  # attempts that the server makes for lost stream data before it goes on, plus 1; 0: no end of them
 
     def encode(self) -> bytes:
         """32 bytes. Raises LocalProtocolError for a value that its field cannot hold."""
-        return _pack(_REQUEST, self.version, self.mode, self.reuse, self.conns, self.lassoes, self.burst, _id(self.previous))
+        pools = self.reuse, self.conns, self.lassoes, self.burst
+        return _pack(_REQUEST, self.version, self.mode, *pools, _id(self.previous), self.protocol, self.skip)
 
     @classmethod
     def decode(cls, data: bytes) -> "Request":
@@ -73,6 +77,7 @@ class Answer:
     epoch: int  # of the keys that this handshake made
     session_id: bytes
     instance: bytes  # random, drawn when the server started
+    skip: int = 0  # as in Request, for the client
 
     @property
     def accepted(self) -> bool:
@@ -83,7 +88,7 @@ class Answer:
         """32 bytes. Raises LocalProtocolError for a value that its field cannot hold, or an answer that contradicts itself."""
         if fault := self._fault():
             raise LocalProtocolError(fault)
-        return _pack(_ANSWER, self.version, self.status, self.epoch, _id(self.session_id), _id(self.instance))
+        return _pack(_ANSWER, self.version, self.status, self.epoch, _id(self.session_id), _id(self.instance), self.skip)
 
     @classmethod
     def decode(cls, data: bytes) -> "Answer":
@@ -94,7 +99,7 @@ class Answer:
         return answer
 
     def _fault(self) -> str:
-        if not STATUS_NEW <= self.status <= STATUS_NO_ROOM:
+        if not STATUS_NEW <= self.status <= STATUS_OTHER_PROTOCOL:
             return f"an answer with the unknown status {self.status}"
         if self.accepted and self.session_id == NO_SESSION:
             return f"an answer with status {self.status} and no session id"

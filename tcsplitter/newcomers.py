@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from tcsplitter.carrier import Action, Carrier, Kind, Op
+from tcsplitter.carrier import Action, Carrier, Op
+from tcsplitter.modes import Kind
 from tcsplitter.pool import Random
 
 if TYPE_CHECKING:

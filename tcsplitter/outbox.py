@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tcsplitter.carrier import Action
+    from tcsplitter.flows import Flow
     from tcsplitter.streams import Stream
 
 
@@ -20,14 +21,14 @@ class Note(NamedTuple):
 
 
 class Outbox:
-    """In the order in which it came up. An end has one for all its sessions; a new stream in the news has no `app`."""
+    """In the order in which it came up. An end has one for all its sessions; a new stream or flow in the news has no `app`."""
 
     __slots__ = ("actions", "news", "notes")
 
     def __init__(self) -> None:
         self.actions: list[Action] = []
-        self.news: dict[Stream, None] = {}
-        """Streams whose state changed for the local side."""
+        self.news: dict[Stream | Flow, None] = {}
+        """Streams and flows whose state changed for the local side."""
         self.notes: list[Note] = []
 
     def take_actions(self) -> list[Action]:
@@ -35,7 +36,7 @@ class Outbox:
         self.actions.clear()
         return actions
 
-    def take_news(self) -> list[Stream]:
+    def take_news(self) -> list[Stream | Flow]:
         news = list(self.news)
         self.news.clear()
         return news

@@ -11,16 +11,24 @@ from typing import Protocol
 import cryptography.hazmat.backends.openssl.backend  # noqa: F401
 
 from tcsplitter.endpoints import Endpoints
+from tcsplitter.flows import Flow
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Listener
+from tcsplitter.options import Address, Knobs
 from tcsplitter.outbox import Outbox
 from tcsplitter.reactor import Reactor
+from tcsplitter.shared import Handling
+from tcsplitter.stats import counted_line
 from tcsplitter.streams import REFUSED, Stream
 from tcsplitter.transport import Carriers, Dialler, End
+from tcsplitter.udp import UdpCounters
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # ssh sends SIGHUP to a ProxyCommand when it is done
 DRAIN_SECONDS = 2.5  # for open streams to end, after the first SIGTERM
 LAST_SECONDS = 0.25  # for the last shots to leave, after that
+COUNTING = (signal.SIGUSR1,)  # asks for the counters
+PACKET_OVERHEAD, PACKET_OVERHEAD_V6 = 52, 72  # bytes of a packet that carry no data: headers of IP and TCP, with time stamps
+SHOT_OVERHEAD = 120  # bytes that a shot adds to one payload, with an ack and the hello in front
 SETTLE_ROUNDS = 32  # of asking the protocol what is next, in one wake
 
 
@@ -34,18 +42,22 @@ class RunnableEnd(End, Protocol):
     def flush(self, now: float) -> None: ...
     def deadline(self) -> float: ...
     def stop(self, now: float) -> None: ...
+    def counted(self) -> list[tuple[str, dict[str, int]]]: ...
     def clock_jumped(self, now: float) -> None: ...
 
 
 class Program:
     """An end with its sockets. `run` serves until a signal of ENDING, or `stop`: the first drains, a second ends it at once."""
 
-    def __init__(self, name: str, reactor: Reactor) -> None:
+    def __init__(self, name: str, knobs: Knobs) -> None:
         self.logger = logging.getLogger(f"tcsplitter.{name}")
         self.log = LimitedLog(self.logger)
-        self.reactor = reactor
-        self.endpoints = Endpoints(reactor)
+        self.reactor = reactor = Reactor(fine=bool(knobs.tick or knobs.tock or knobs.playout.beat))
+        self.endpoints = Endpoints(reactor, knobs.tick)
+        self.udp = UdpCounters()
         self.exit_code = 0
+        self.ready = ""
+        """What `run` says when it has begun, and signals are heeded."""
         self.draining = False
         self.end: RunnableEnd
         self.carriers: Carriers
@@ -68,8 +80,12 @@ class Program:
             if threading.current_thread() is threading.main_thread():
                 heeded = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]  # nohup ignores SIGHUP
                 self.reactor.catch_signals(heeded, self._asked_to_stop)
+                self.reactor.catch_signals(COUNTING, lambda _now: self._log_counters(logging.INFO))
+            if self.ready:
+                self.logger.log(logging.INFO, self.ready)
             self.reactor.run()
         finally:
+            self._log_counters(logging.DEBUG)
             self.close()
         return self.exit_code
 
@@ -89,6 +105,9 @@ class Program:
         """The other end opened a stream; who serves none refuses it."""
         stream.reset(REFUSED)
 
+    def open_flow(self, flow: Flow, now: float) -> None:
+        """The other end opened a flow; who serves none leaves it to its end."""
+
     def stop_accepting(self) -> None:
         """The drain begins: take no new work on."""
 
@@ -107,17 +126,20 @@ class Program:
         end, outbox = self.end, self.end.outbox
         for _ in range(SETTLE_ROUNDS):
             news = outbox.take_news()
-            for stream in news:
-                if stream.app is None:
-                    self.open_stream(stream, now)
+            for member in news:
+                if member.app is not None:
+                    member.app.update(now)
+                elif isinstance(member, Flow):
+                    self.open_flow(member, now)
                 else:
-                    stream.app.update(now)
+                    self.open_stream(member, now)
             end.flush(now)
             actions = outbox.take_actions()
             if actions:
                 self.carriers.execute(actions, now)
-            elif not news and not outbox.news:
-                self._deadline.at(end.deadline())
+            deadline = end.deadline()
+            if deadline != -inf and not (outbox.news or outbox.actions):
+                self._deadline.at(deadline)
                 break
         else:
             self._deadline.at(now)
@@ -130,6 +152,12 @@ class Program:
         if self.draining:
             self._drain(now)
         self.settled(now)
+
+    def _log_counters(self, level: int) -> None:
+        """Say what was counted, a line for each session."""
+        udp = {f"udp_{name}": count for name, count in self.udp.as_dict().items() if count}
+        for name, counted in self.end.counted():
+            self.logger.log(level, counted_line(name, counted | udp))
 
     def _drain(self, now: float) -> None:
         if self._left.when != inf:
@@ -144,6 +172,25 @@ class Program:
 
     def _leave(self, _now: float) -> None:
         self.reactor.stop()
+
+
+def handling_of(knobs: Knobs, carriers: Address) -> Handling:
+    """What of the options is for the protocol to act on; `carriers`: where they lead, or come in."""
+    return Handling(
+        size=payload_size(knobs.size, knobs.mtu, ":" in carriers.host),
+        tock=knobs.tock,
+        playout=knobs.playout,
+        retries=knobs.retries,
+        deadline=knobs.deadline,
+        flow_idle=knobs.flow_idle,
+    )
+
+
+def payload_size(size: int, mtu: int, ipv6: bool) -> int:
+    """`size`, or where segments are set by the user so much less that a shot fills whole ones, if it fills one at all."""
+    segment = mtu - (PACKET_OVERHEAD_V6 if ipv6 else PACKET_OVERHEAD)
+    whole = (size + SHOT_OVERHEAD) // segment * segment - SHOT_OVERHEAD if mtu else size
+    return whole if whole > 0 else size
 
 
 def raise_descriptor_limit(wanted: int, least: int, log: logging.Logger) -> int:

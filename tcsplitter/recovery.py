@@ -17,7 +17,9 @@ from tcsplitter.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from tcsplitter._core import Ranges
     from tcsplitter.carrier import Carrier
-    from tcsplitter.streams import Chunk, Control, Stream
+    from tcsplitter.chunks import Control
+    from tcsplitter.scheduler import Piece
+    from tcsplitter.streams import Stream
 
 LOST_RTTS, LOST_SECONDS = 3.0, 1.0
 """A shot is taken for lost after the larger of these, without progress."""
@@ -41,9 +43,10 @@ SMALLEST_SHARE, REGAIN, MAX_BACKOFF = 0.05, 1.05, 16.0
 """When a shot is lost for its age, and since then no younger one arrived and no dial was quick, the line is full, not the carrier
 dead: the bound is halved, and LOST_* and GIVE_UP_* are doubled, once in the time that such a verdict takes. An ack regains a
 little of the one and half of the other."""
-LATE_RTTS, LATE_SPREAD, LATE_SAMPLES, LATE_WINDOWS = 1.25, 2.0, 32, 4
+LATE_RTTS, LATE_SPREAD, LATE_SLACK, LATE_SAMPLES, LATE_WINDOWS = 1.25, 2.0, 0.05, 32, 4
 """A shot is late after so many RTTs at least, and after so many times the path's p75 even if more than 5 % of the carriers
-are dead; the limit is taken anew after so many acks; so many windows may be late."""
+are dead (until there are enough acks to tell, of the RTT, and the slack); the limit is taken anew after so many acks; so many
+windows may be late."""
 MAX_UNACKED_CHUNKS = 8_192
 """STREAM frames that may be unacknowledged: each can leave a gap at the other end."""
 STARTUP_GAIN, CRUISE_GAIN = 2.89, 2.0
@@ -69,7 +72,7 @@ class SentShot:
         sent_at: float,
         size: int,
         carrier: Carrier,
-        chunks: list[Chunk],
+        chunks: list[Piece],
         control: list[tuple[Control, Stream | None]],
     ) -> None:
         self.number = number
@@ -129,7 +132,7 @@ class Recovery:
         """Bytes of `sent` that are not late."""
         self.late_bytes = 0
         """Bytes of `sent` that are."""
-        self.late_after = inf
+        self.late_after = LATE_SPREAD * DEFAULT_RTT + LATE_SLACK
         """Age at which a shot is late, seconds: beyond the path's p95, dead carriers aside, and what an undisturbed ack needs."""
         self.chunks_in_flight = 0
         self.delay = Quantiles()
@@ -183,6 +186,8 @@ class Recovery:
             self._min_rtt_since = now
         self._min_rtts[1] = min(self._min_rtts[1], max(seconds, 1e-6))
         self.rtt = self.min_rtt = min(self._min_rtts)
+        if self._acked < LATE_SAMPLES:
+            self.late_after = LATE_SPREAD * self.rtt + LATE_SLACK
 
     def rate_at(self, now: float) -> float:
         """Delivery rate, bytes per second; 0 when nothing was delivered of late."""

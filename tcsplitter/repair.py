@@ -5,25 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tcsplitter.carrier import Carrier, CarrierSet, Op
-from tcsplitter.streams import Control
+from tcsplitter.chunks import Control
 
 if TYPE_CHECKING:
     from tcsplitter.outbox import Outbox
-    from tcsplitter.recovery import Recovery
-    from tcsplitter.stats import Counters
+    from tcsplitter.recovery import Recovery, SentShot
+    from tcsplitter.scheduler import Piece
+    from tcsplitter.streams import Stream
     from tcsplitter.table import StreamTable
 
 
 class Repair:
     """Joins the account of shots, the carriers they went on, and the streams that they came from; a session's."""
 
-    def __init__(
-        self, recovery: Recovery, carriers: CarrierSet, streams: StreamTable, counters: Counters, outbox: Outbox
-    ) -> None:
+    def __init__(self, recovery: Recovery, carriers: CarrierSet, streams: StreamTable, outbox: Outbox) -> None:
         self._recovery = recovery
         self._carriers = carriers
         self._streams = streams
-        self._counters = counters
+        self._shared = streams.shared
+        self._counters = streams.shared.counters
         self._outbox = outbox
 
     def judge(self, now: float) -> None:
@@ -44,8 +44,23 @@ class Repair:
             if progress:
                 self._recovery.spare(shot, now)
                 self._carriers.expire(carrier, now + self._recovery.give_up_after)
+            elif self._cannot_be_replaced(shot, now):
+                self._hold(shot, now)
             else:
                 self._lose(shot.number, by_time=True, now=now)
+
+    def _cannot_be_replaced(self, shot: SentShot, now: float) -> bool:
+        """Nothing would go again in place of its data, so the end of its carrier decides; of one that is closed already, age."""
+        if self._shared.handling.retries.resend or not any(chunk.size for chunk in shot.chunks):
+            return False
+        return not shot.carrier.closed or now < shot.sent_at + self._recovery.give_up_after
+
+    def _hold(self, shot: SentShot, now: float) -> None:
+        """Judge its data later, but send the rest again, and ask elsewhere whether it arrived."""
+        self._recovery.spare(shot, now)
+        self._carriers.suspend(shot.carrier)
+        self._replace([chunk for chunk in shot.chunks if not chunk.size], shot.control)
+        self._streams.queue_control(Control.PING)
 
     def kill(self, carrier: Carrier, now: float) -> None:
         """Reset a carrier that is dead or not to be trusted: all that it may still hold is lost."""
@@ -55,18 +70,28 @@ class Repair:
             self._lose(number, by_time=False, now=now)
 
     def _lose(self, number: int, by_time: bool, now: float) -> None:
-        """A data shot is taken for lost: what it held is sent again."""
+        """A data shot is taken for lost."""
         shot = self._recovery.lose(number, by_time, now)
         if shot is None:
             return
         self._counters.shots_lost += 1
         self._carriers.suspend(shot.carrier)
-        for chunk in shot.chunks:
-            if chunk.stream.chunk_lost(chunk):
-                self._streams.schedule(chunk.stream)
-        for kind, stream in shot.control:
+        self._replace(shot.chunks, shot.control)
+
+    def _replace(self, chunks: list[Piece], control: list[tuple[Control, Stream | None]]) -> None:
+        """What was lost goes again, as far as its source wishes."""
+        for chunk in chunks:
+            if chunk.source.chunk_lost(chunk):
+                self._shared.schedule(chunk.source)
+        for kind, stream in control:
             if kind != Control.PING:
                 self._streams.queue_control(kind, stream)
+
+    def repeat_control(self, carrier: Carrier) -> None:
+        """A carrier owes an answer: the control frames that it took go elsewhere as well."""
+        for number in carrier.sent:
+            if (shot := self._recovery.sent.get(number)) is not None:
+                self._replace([], shot.control)
 
     def outstanding(self, carrier: Carrier) -> bool:
         """Something that was sent on the carrier may still be acknowledged."""

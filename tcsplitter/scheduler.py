@@ -1,13 +1,12 @@
-"""Whose turn it is: streams share the shots of a session, and a bulk stream never delays a keystroke."""
+"""Whose turn it is: streams and flows share the shots of a session, and bulk never delays a keystroke."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from tcsplitter._core import ShotWriter
-    from tcsplitter.streams import Chunk, Stream
 
 MAX_CHUNKS = 2_048
 """Chunks in one shot; with control frames they stay below the limit of a body."""
@@ -15,8 +14,41 @@ SPARSE_BYTES = 10_000
 """A stream with more than that, or than a payload where that is less, unsent and unacknowledged is bulk."""
 
 
+class Piece(Protocol):
+    """What was cut of a source for a payload: streams.Chunk, flows.Piece."""
+
+    acked: bool
+
+    @property
+    def source(self) -> Any: ...
+    @property
+    def size(self) -> int: ...
+    def write(self, writer: ShotWriter) -> None: ...
+
+
+class Source(Protocol):
+    """What has something to send: streams.Stream, flows.Flow."""
+
+    queue: Any
+    deficit: int
+    unacknowledged: int
+
+    @property
+    def unsent(self) -> int: ...
+    @property
+    def wants_to_send(self) -> bool: ...
+    @property
+    def needs_room(self) -> bool: ...
+    @property
+    def has_lost(self) -> bool: ...
+    def cut(self, limit: int) -> Piece | None: ...
+    def cut_lost(self, limit: int) -> Piece | None: ...
+    def chunk_acked(self, chunk: Any, /) -> None: ...
+    def chunk_lost(self, chunk: Any, /) -> bool: ...
+
+
 class Scheduler:
-    """Two queues of streams that have something to send.
+    """Two queues of streams (and flows) that have something to send.
 
     *Sparse* streams, which have no more than a payload unsent and unacknowledged, go first and are not held by the bound on what
     is under way. The others, *bulk*, take turns of one payload each: deficit round robin (Shreedhar and Varghese, 1996) with a
@@ -24,11 +56,10 @@ class Scheduler:
     """
 
     def __init__(self, size: int) -> None:
-        self.sparse: deque[Stream] = deque()
-        self.bulk: deque[Stream] = deque()
-        self.now = 0.0
-        self.rtt = 0.0
-        """Of the session; it keeps both up to date."""
+        self.sparse: deque[Source] = deque()
+        self.bulk: deque[Source] = deque()
+        self.lost: dict[Source, None] | None = None
+        """Those that may have something to send again; kept from when there are carriers for that alone."""
         self._size = size
         self._sparse_bytes = min(size, SPARSE_BYTES)
 
@@ -36,35 +67,54 @@ class Scheduler:
         """Whether any stream waits for its turn."""
         return bool(self.sparse or self.bulk)
 
-    def schedule(self, stream: Stream) -> None:
+    def schedule(self, stream: Source) -> None:
         """Let a stream wait for its turn, if it does not already and has something to send."""
+        if self.lost is not None and stream.has_lost:
+            self.lost[stream] = None
         if stream.queue is not None or not stream.wants_to_send:
             return
         stream.queue = self.sparse if stream.unacknowledged + stream.unsent <= self._sparse_bytes else self.bulk
-        if stream.lost_chunk_waits:
+        if stream.has_lost:
             stream.queue.appendleft(stream)
         else:
             stream.queue.append(stream)
 
-    def fill(self, writer: ShotWriter, most: int, may_send_bulk: bool) -> list[Chunk]:
+    def fill(self, writer: ShotWriter, most: int, may_send_bulk: bool) -> list[Piece]:
         """Write one payload of chunks, at most so many, to a shot's body."""
         budget = self._size
-        chunks: list[Chunk] = []
+        chunks: list[Piece] = []
         while budget > 0 and len(chunks) < min(most, MAX_CHUNKS) and (self.sparse or (self.bulk and may_send_bulk)):
             stream = (self.sparse or self.bulk)[0]
             chunk = stream.cut(budget)
             if chunk is None:
-                if chunks and stream.lost_chunk_waits:
+                if chunks and stream.needs_room:
                     break
                 self._remove(stream)
                 continue
-            writer.stream(stream.id, chunk.offset, chunk.data, chunk.fin)
+            chunk.write(writer)
             chunks.append(chunk)
-            budget -= max(len(chunk.data), 1)
-            self._charge(stream, len(chunk.data))
+            budget -= chunk.size
+            self._charge(stream, chunk.size)
         return chunks
 
-    def _charge(self, stream: Stream, count: int) -> None:
+    def fill_lost(self, writer: ShotWriter, most: int) -> list[Piece]:
+        """Write one payload of what has to be sent again, at most so many chunks, to a shot's body."""
+        budget = self._size
+        chunks: list[Piece] = []
+        while budget > 0 and len(chunks) < min(most, MAX_CHUNKS) and self.lost:
+            stream = next(iter(self.lost))
+            chunk = stream.cut_lost(budget)
+            if chunk is not None:
+                chunk.write(writer)
+                chunks.append(chunk)
+                budget -= chunk.size
+            elif chunks and stream.has_lost:
+                break
+            else:
+                del self.lost[stream]
+        return chunks
+
+    def _charge(self, stream: Source, count: int) -> None:
         stream.deficit -= count
         if stream.deficit <= 0:
             stream.deficit += self._size
@@ -72,6 +122,6 @@ class Scheduler:
             stream.queue = self.bulk
             self.bulk.append(stream)
 
-    def _remove(self, stream: Stream) -> None:
+    def _remove(self, stream: Source) -> None:
         stream.queue.popleft()
         stream.queue = None

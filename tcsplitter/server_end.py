@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
 
@@ -13,13 +13,14 @@ from tcsplitter.carrier import Carrier, Op
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.handshake import (
     ID_SIZE,
-    MODES,
     NO_SESSION,
+    PROTOCOLS,
     REQUEST_SIZE,
     STATUS_CONTINUES,
     STATUS_MODE_NOT_SUPPORTED,
     STATUS_NEW,
     STATUS_NO_ROOM,
+    STATUS_OTHER_PROTOCOL,
     STATUS_OTHER_VERSION,
     VERSION,
     Answer,
@@ -27,11 +28,15 @@ from tcsplitter.handshake import (
     Request,
     SessionKeys,
 )
+from tcsplitter.modes import MODES, Kind, Mode, reserve
 from tcsplitter.newcomers import Newcomer, Newcomers
 from tcsplitter.noise import NoiseError
 from tcsplitter.outbox import Outbox
 from tcsplitter.pool import Random
-from tcsplitter.session import RESERVE, STOPPED, Session, SessionConfig
+from tcsplitter.sending import MAX_WANT, SessionConfig
+from tcsplitter.session import STOPPED, Session
+from tcsplitter.shared import Handling
+from tcsplitter.stats import counted_line
 
 MAX_SESSIONS = 4_096
 MAX_HELD = 512 * 1024 * 1024
@@ -42,14 +47,19 @@ MAX_PROVISIONAL = 8
 LINGER_WITHOUT_STREAMS = 120.0
 SWEEP_SECONDS = 5.0
 """How often sessions are looked through for those without contact."""
-SUPPORTED_MODES = ("fling",)
+
+
+_MODES = {mode.number: mode for mode in MODES.values()}
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """What the server end was told. Times in seconds."""
 
-    size: int = 10_000
+    handling: Handling = field(default_factory=Handling)
+    mode: Mode | None = None
+    """The only mode that is served; None: whatever clients ask for."""
+    protocol: str = "tcp"
     idle: float = 25.0
     linger: float = 86_400.0
 
@@ -112,6 +122,11 @@ class ServerEnd:
             self._held[session] = held
         if session.over_cap and not session.closed:
             self._over_cap[session] = None
+
+    def counted(self) -> list[tuple[str, dict[str, int]]]:
+        """The counters of each session that had carriers, with the name of its key."""
+        used = [session for session in self.sessions.values() if session.counters.carriers]
+        return [(session.name, session.counters.as_dict()) for session in used]
 
     def stop(self, now: float) -> None:
         """End all sessions; after the next actions the process may exit."""
@@ -216,23 +231,39 @@ class ServerEnd:
         """What to answer, and the session that it is about."""
         if request.version != VERSION:
             return self._refusal(STATUS_OTHER_VERSION), None
-        if request.mode >= len(MODES) or MODES[request.mode] not in SUPPORTED_MODES:
+        mode = _MODES.get(request.mode)
+        if mode is None or self._config.mode not in (None, mode):
             return self._refusal(STATUS_MODE_NOT_SUPPORTED), None
+        if request.protocol != PROTOCOLS.index(self._config.protocol):
+            return self._refusal(STATUS_OTHER_PROTOCOL), None
+        skip = self._config.handling.retries.skip + 1
         session = self.sessions.get(request.previous)
         if session is not None and session.name == key_name and not session.closed:
-            return Answer(VERSION, STATUS_CONTINUES, session.epochs_made % 256, session.id, self._instance), session
+            return Answer(VERSION, STATUS_CONTINUES, session.epochs_made % 256, session.id, self._instance, skip), session
         if len(self.sessions) >= MAX_SESSIONS:
             return self._refusal(STATUS_NO_ROOM), None
-        session = self._fresh_session(request, key_name, now)
-        return Answer(VERSION, STATUS_NEW, 0, session.id, self._instance), session
+        session = self._fresh_session(request, mode, key_name, now)
+        return Answer(VERSION, STATUS_NEW, 0, session.id, self._instance, skip), session
 
     def _refusal(self, status: int) -> Answer:
         return Answer(VERSION, status, 0, NO_SESSION, self._instance)
 
-    def _fresh_session(self, request: Request, key_name: str, now: float) -> Session:
-        reserve = RESERVE if request.burst or request.conns >= 2 * RESERVE else 0
-        config = SessionConfig(False, self._config.size, request.reuse, self._config.idle, reserve)
+    def _fresh_session(self, request: Request, mode: Mode, key_name: str, now: float) -> Session:
+        size = request.conns if mode.down[0] is Kind.FLING else request.lassoes
+        # Of a fixed pool one carrier at least is left to a client that yields to what the server wants.
+        most = MAX_WANT if request.burst else max(0, size - 1)
+        config = SessionConfig(
+            client=False,
+            mode=mode,
+            handling=self._config.handling,
+            reuse=request.reuse,
+            idle=self._config.idle,
+            reserve=reserve(size, request.burst),
+            most=most,
+            datagrams=self._config.protocol == "udp",
+        )
         session = Session(config, key_name, self.outbox, self._touched, now)
+        session.set_peer_skip(request.skip)
         while session.id in self.sessions or session.id in (b"", NO_SESSION):
             session.id = self._random.randbytes(ID_SIZE)
         return session
@@ -291,6 +322,7 @@ class ServerEnd:
     def _forget(self, session: Session) -> None:
         if self.sessions.pop(session.id, None) is not None:
             self.outbox.note(logging.INFO, f"session of {session.name} ended: {session.closed}")
+            self.outbox.note(logging.DEBUG, counted_line(session.name, session.counters.as_dict()))
         self._armed.pop(session, None)
 
     def _sweep(self, now: float) -> None:

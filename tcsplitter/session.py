@@ -5,14 +5,13 @@ handshakes) and only a server does (newcomers) is in client_end.py and server_en
 
     receive(carrier, bytes) · carrier_eof · carrier_lost · carrier_progress      what happened to carriers
     Stream.write · finish · reset · consume                                      what the local programs did
-    flush(now)                                                                   timers, verdicts, shots to send
+    flush(now)                                                                   timers, verdicts; sending.py: shots to send
     actions, news, deadline()                                                    what follows from it
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from logging import WARNING
 from math import inf
 from typing import Any
@@ -23,6 +22,7 @@ from tcsplitter._core import (
     ACK,
     CLOSE,
     CREDIT,
+    DATAGRAM,
     FINAL,
     FRESH,
     HELLO,
@@ -30,48 +30,34 @@ from tcsplitter._core import (
     PING,
     RESET,
     SEEN,
+    SKIP,
     STREAM,
     STREAM_CREDIT,
     ReplayWindow,
-    ShotWriter,
     open_frames,
     open_hello,
-    seal_hello,
 )
 from tcsplitter.acks import Acks
-from tcsplitter.carrier import Carrier, CarrierSet, Kind, Op, PeerCarriers
-from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
+from tcsplitter.carrier import Carrier, CarrierSet, Op, PeerCarriers
+from tcsplitter.chunks import Control
+from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.flows import FlowTable
 from tcsplitter.keyring import Epoch, Keyring
+from tcsplitter.modes import Kind
 from tcsplitter.outbox import Outbox
-from tcsplitter.recovery import Recovery, SentShot
+from tcsplitter.recovery import Recovery
 from tcsplitter.repair import Repair
-from tcsplitter.stats import Counters
-from tcsplitter.streams import Control
+from tcsplitter.routes import Routes
+from tcsplitter.sending import Sender, SessionConfig
+from tcsplitter.shared import Shared
 from tcsplitter.table import StreamTable
 
 MAX_PIECES = 16_384
 """Separate pieces held in all reassembly buffers of a session."""
 MAX_PARTIAL = 32 * 1024 * 1024
 """Bytes of shots that have not arrived whole, in all carriers of a session."""
-RESERVE = 2
-"""Idle carriers kept for control frames and sparse streams."""
-MAX_WANT = 1024
 STOPPED, PROTOCOL = 0, 1
 """Codes of CLOSE."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
-    """How this end takes part in a session."""
-
-    client: bool
-    size: int = 10_000
-    """Stream bytes that one payload carries."""
-    reuse: int = 1
-    """Data shots per carrier and half; 0: no limit."""
-    idle: float = 25.0
-    """Seconds for which a carrier may stay unused."""
-    reserve: int = RESERVE
 
 
 class Session:
@@ -85,11 +71,18 @@ class Session:
         self.outbox = outbox
         self.touched = touched
         """Sessions that need a flush; an end's."""
-        self.carriers = CarrierSet(config.client, config.reuse, outbox.actions)
-        self.recovery = Recovery(config.size)
-        self.counters = Counters()
-        self.streams = StreamTable(config.client, config.size, name, outbox.news, self._touch)
-        self._repair = Repair(self.recovery, self.carriers, self.streams, self.counters, outbox)
+        self.shared = Shared(config.handling, outbox.news, self._touch)
+        self.counters = self.shared.counters
+        self.streams = StreamTable(config.client, name, self.shared)
+        self.flows = FlowTable(config.client, self.shared)
+        self.carriers = CarrierSet(config.client, config.reuse, config.mode.carries(config.client), outbox.actions)
+        self.recovery = Recovery(config.handling.size)
+        self.peer = PeerCarriers()
+        self.keys = Keyring(config.client)
+        self._acks = Acks(now)
+        self._routes = Routes(config.mode, config.client, config.reserve, self.carriers, self.peer, self.recovery)
+        self._sender = Sender(config, self.carriers, self._routes, self.recovery, self._acks, self.keys, self.streams, outbox)
+        self._repair = Repair(self.recovery, self.carriers, self.streams, outbox)
         self.closed: str | None = None
         """Why the session ended."""
         self.suspect = False
@@ -100,17 +93,14 @@ class Session:
         """When stream data came last."""
         self.waiting_since = now
         """Since when something is under way or waits to be sent."""
-        self.peer = PeerCarriers()
-        self.keys = Keyring(config.client)
+        self._at_rest = True
+        """Nothing was under way or waited when `flush` ended."""
         self.epochs_made = 0
         """Server: how many handshakes were answered for this session."""
         self.now = now
-        self._next_number = 0
         self._replay = ReplayWindow()
-        self._acks = Acks(now)
-        self._writer = ShotWriter()
-        self._greeters: list[Carrier] = []
-        """Carriers whose hello waits for the end of the wake, so that it can leave in one segment with a shot."""
+        self._payload_came = False
+        """The shot that is being acted on holds payload."""
         self._handlers: dict[int, Callable[..., None]] = {
             PING: self._on_ping,
             ACK: self._on_ack,
@@ -118,13 +108,16 @@ class Session:
             STREAM_CREDIT: self.streams.raise_stream_limit,
             RESET: self._on_reset,
             CLOSE: self._on_close,
-            STREAM: self._on_stream,
+            SKIP: self.streams.pass_by,
+            STREAM: self._on_foreign if config.datagrams else self._on_stream,
+            DATAGRAM: self._on_datagram if config.datagrams else self._on_foreign,
         }
+        self.enter(now)
 
     def enter(self, now: float) -> None:
         """Something is about to happen, at this time."""
-        self.now = self.streams.scheduler.now = now
-        self.streams.scheduler.rtt = self.recovery.rtt
+        self.now = self.shared.now = now
+        self.shared.rtt = self.recovery.rtt
 
     def _touch(self) -> None:
         self.touched[self] = None
@@ -140,14 +133,15 @@ class Session:
     def hello(self, carrier: Carrier, idle_for: float, now: float) -> None:
         """Client: greet the server on a fresh connection, which is then idle. Needs keys."""
         self.enter(now)
-        epoch = self._sealing_epoch()
-        number = self._take_number(epoch)
-        self.carriers.adopt(carrier, self, idle_for, now)
-        self.carriers.greet(carrier, number)
+        self._adopt(carrier, idle_for)
+        self.carriers.greet(carrier, self._sender.hello(carrier, self.id))
+
+    def _adopt(self, carrier: Carrier, idle_for: float) -> None:
+        self.carriers.adopt(carrier, self, idle_for, self.now)
         self.counters.carriers += 1
-        hello = seal_hello(epoch.seal, epoch.number, number, int(carrier.kind), int(carrier.dial_seconds * 1e6))
-        carrier.greeting = self.id + hello
-        self._greeters.append(carrier)
+        self.counters.kinds[carrier.kind].dialled += 1
+        if carrier.kind is Kind.RETRY and self.shared.scheduler.lost is None:
+            self.shared.scheduler.lost = {}
 
     def welcome(self, carrier: Carrier, record: tuple[int, int, int, bytes], now: float) -> bool:
         """Server: check the hello of a connection that names this session; adopt the carrier if it is genuine."""
@@ -169,8 +163,7 @@ class Session:
         self._acks.add(number)
         if rtt_us:
             self.recovery.dialled(rtt_us * 1e-6, now)
-        self.carriers.adopt(carrier, self, 2 * self.config.idle, now)
-        self.counters.carriers += 1
+        self._adopt(carrier, 2 * self.config.idle)
         return True
 
     def receive(self, carrier: Carrier, data: bytes, now: float) -> None:
@@ -234,15 +227,28 @@ class Session:
             self.counters.shots_dropped += 1
             return
         self._acks.add(number)
-        elicits = False
+        elicits = self._payload_came = False
         for frame in frames:
             elicits |= frame[0] != ACK
             self._handlers[frame[0]](*frame[1:])
+        if self._payload_came:
+            self._note_payload(carrier)
         if elicits:
             delay = self._ack_delay()
             self._acks.elicited(number, delay, self.now)
             carrier.owes_ack = True
-            self.carriers.make_due(carrier, self.now + delay)
+            if carrier.kind is not Kind.SYNC:
+                # No payload could keep an ack company on a half that may carry none.
+                self.carriers.make_due(carrier, self.now + delay if carrier.kind in self.carriers.payload else self.now)
+
+    def _note_payload(self, carrier: Carrier) -> None:
+        """A carrier brought payload."""
+        self._acks.for_payload = True
+        if not carrier.brought:
+            carrier.brought = True
+            counted = self.counters.kinds[carrier.kind]
+            counted.received_on += 1
+            counted.both_ways += carrier.carried
 
     def _fills_a_gap(self, frame: tuple[Any, ...]) -> bool:
         """Whether a frame may be taken in though the limit of pieces is reached."""
@@ -279,14 +285,16 @@ class Session:
 
     def drop_idle(self) -> None:
         """Reset all idle carriers: the machine slept, and they are likely dead."""
-        for carrier in list(self.carriers.idle):
-            self.carriers.drop(carrier, Op.RESET)
+        for idle in self.carriers.idle.values():
+            for carrier in list(idle):
+                self.carriers.drop(carrier, Op.RESET)
 
     def distrust_idle(self, now: float) -> None:
         """Send nothing on what is idle until something comes on it: the path may have changed, or a large shot be under way."""
-        for carrier in list(self.carriers.idle):
-            self.carriers.suspend(carrier)
-            self.carriers.expire(carrier, now + self.recovery.give_up_after)
+        for idle in self.carriers.idle.values():
+            for carrier in list(idle):
+                self.carriers.suspend(carrier)
+                self.carriers.expire(carrier, now + self.recovery.give_up_after)
 
     def _refuse(self, carrier: Carrier) -> None:
         """What came on a carrier is not from the other end, or damaged."""
@@ -301,10 +309,12 @@ class Session:
 
     def _on_ack(self, answered: int, delay_us: int, ranges: list[tuple[int, int]], rebuilt: list[tuple[int, int]]) -> None:
         self.carriers.confirm(ranges)
-        for shot in self.recovery.on_ack(answered, delay_us * 1e-6, ranges, rebuilt, self._next_number, self.now):
+        for shot in self.recovery.on_ack(answered, delay_us * 1e-6, ranges, rebuilt, self._sender.next_number, self.now):
             self.carriers.resume(shot.carrier)
+            if shot.carrier.kind is Kind.SYNC:
+                shot.carrier.asked_at = self.now if self._repair.outstanding(shot.carrier) else inf
             for chunk in shot.chunks:
-                chunk.stream.chunk_acked(chunk)
+                chunk.source.chunk_acked(chunk)
             for kind, stream in shot.control:
                 if kind == Control.RESET and stream is not None:
                     stream.reset_acked()
@@ -316,9 +326,20 @@ class Session:
 
     def _on_stream(self, stream_id: int, offset: int, data: bytes | memoryview, fin: bool) -> None:
         self.data_at = self.now
+        self._payload_came |= len(data) > 0
         stream = self.streams.known(stream_id) or self.streams.accept(stream_id)
         if stream is not None:
             stream.receive(offset, data, fin)
+
+    def _on_datagram(
+        self, flow_id: int, number: int, stamp: int, deadline: int, size: int, offset: int, data: bytes | memoryview
+    ) -> None:
+        self.data_at = self.now
+        self._payload_came = True
+        self.flows.receive(flow_id, number, stamp, deadline, size, offset, data)
+
+    def _on_foreign(self, *_frame: Any) -> None:
+        raise RemoteProtocolError("sent datagrams where streams were agreed on, or the other way round")
 
     def _on_close(self, code: int, reason: str) -> None:
         self._end(reason or f"the other end closed the session with code {code}")
@@ -335,149 +356,77 @@ class Session:
         """Too many shots are only half there: no further ones are begun."""
         return self.carriers.partial > MAX_PARTIAL
 
-    # --------------------------------------------------------------------------------- sending
+    # ----------------------------------------------------------------------------------- a wake
 
     @property
     def has_work(self) -> bool:
         """Something is under way or waits to be sent."""
-        return bool(self.recovery.sent or self.streams.has_control or self.streams.scheduler)
+        return self._sender.has_work
+
+    @property
+    def in_use(self) -> bool:
+        """Streams or flows are open."""
+        return bool(self.streams or self.flows)
 
     def want(self) -> int:
-        """Idle carriers that this end wishes to find: what leaves while one is dialled, and what waits now."""
-        leaving = 1.25 * self.recovery.rate_at(self.now) * 1.5 * self.recovery.rtt
-        waiting = min(self.streams.sending.unsent, max(0.0, self.recovery.window() - self.recovery.in_flight))
-        payloads = int((leaving + waiting) / self.config.size) + self.streams.sending.lost_chunks
-        return min(MAX_WANT, self.config.reserve + payloads + bool(self.streams.scheduler.bulk))
+        """Idle carriers that this end wishes to find."""
+        return self._sender.want()
+
+    def set_peer_skip(self, skip: int) -> None:
+        """The other end said in its handshake how lost stream data is to be treated (PROTOCOL.md section 2)."""
+        self.streams.set_peer_skip(skip - 1)
+
+    def begin_flush(self, now: float) -> None:
+        """To be called before anyone asks since when something has waited: what came up since the last flush came up now."""
+        self.enter(now)
+        if self._at_rest:
+            self.waiting_since = now
+            self._at_rest = not self.has_work
 
     def flush(self, now: float) -> None:
         """Serve the timers, then send what may be sent."""
-        self.enter(now)
+        self.begin_flush(now)
         if now >= self.carriers.check_at:
             self._check_carriers()
         if now >= self.keys.check_at:
             self.keys.forget_old(now)
         if now >= self.recovery.deadline():
             self._repair.judge(now)
+        for carrier in self._routes.fell_silent(now):
+            self._repair.repeat_control(carrier)
+        if now >= self.shared.beats.deadline():
+            self.shared.beats.run(now)
+        if now >= self.flows.deadline():
+            self.flows.run(now)
         self.recovery.note_late(now)
-        if not self.has_work:
-            self.waiting_since = now
         if self.keys.can_seal and not self.closed:
-            self._send_waiting()
-            self._finish_due()
-            self._send_late_ack()
-        self._send_greetings()
+            self._sender.flush()
+        self._sender.greet()
+        self._at_rest = not self.has_work
 
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""
         by = min(self.carriers.check_at, self.keys.check_at, self.recovery.deadline())
-        if not self.keys.can_seal:
-            return by
-        due = self.carriers.next_due()
-        return min(by, due.ack_by if due else inf, self._acks.due_at if self.carriers.idle else inf)
+        by = min(by, self.shared.beats.deadline(), self.flows.deadline())
+        return min(by, self._sender.deadline()) if self.keys.can_seal else by
 
     def _check_carriers(self) -> None:
         """Retire what was idle for too long, give up what does not answer."""
         self.recovery.forget_lost(self.now)
         for carrier in self.carriers.expired(self.now):
+            counted = self.counters.kinds[carrier.kind]
             retires_at = carrier.used_at + carrier.idle_for
             if carrier.rx_final or self.carriers.is_silent(carrier) or self._repair.outstanding(carrier):
+                counted.timed_out += 1
                 self._repair.kill(carrier, self.now)
             elif self.now < retires_at:
                 self.carriers.expire(carrier, retires_at)
             elif self.config.client and self.keys.can_seal:
-                self.counters.retired += 1
-                self._begin_body()
-                self._seal_on(carrier, final=True)
+                counted.replaced += 1
+                self._sender.retire(carrier)
             else:
+                counted.replaced += 1
                 self.carriers.drop(carrier, Op.CLOSE)
-
-    def _send_waiting(self) -> None:
-        while True:
-            sparse = self.streams.scheduler.sparse and self.recovery.chunks_left > 0
-            urgent = self.streams.has_control or bool(sparse)
-            if not urgent and not (self.streams.scheduler.bulk and self.recovery.may_send()):
-                return
-            # Bulk that has nothing under way would have no way to say what it wants.
-            carrier = self.carriers.take(self.config.reserve if not urgent and self.recovery.in_flight else 0)
-            if carrier is None:
-                return
-            self._send_data(carrier)
-
-    def _send_data(self, carrier: Carrier) -> None:
-        """Build one shot of control frames, sparse streams and bulk, in that order, and send it."""
-        self._begin_body()
-        control = self.streams.write_control(self._writer)
-        chunks = self.streams.scheduler.fill(self._writer, self.recovery.chunks_left, self.recovery.may_send())
-        if not control and not chunks:
-            return
-        self._acks.write(self._writer, self.now)
-        final = carrier.tx_left == 1 or carrier.rx_final
-        carrier.tx_left -= 1
-        if len(carrier.sent) >= 64:
-            carrier.sent = [n for n in carrier.sent if self.recovery.knows(n)]
-        carrier.sent.append(self._next_number)
-        shot = SentShot(self._next_number, self.now, self._writer.size, carrier, chunks, control)
-        carrier.outstanding += shot.size
-        self.recovery.on_sent(shot, more_waits=bool(self.streams.scheduler.bulk))
-        self._seal_on(carrier, final)
-        if not final:
-            self.carriers.expire(carrier, self.now + self.recovery.give_up_after)
-        for chunk in chunks:
-            if chunk.stream.unsent < self.config.size:
-                self.streams.tell(chunk.stream)
-
-    def _begin_body(self) -> None:
-        self._writer.begin(self.want(), len(self.carriers.idle))
-
-    def _seal_on(self, carrier: Carrier, final: bool) -> None:
-        """Seal the body that was built and send it on this end's half, which it completes if `final`."""
-        epoch = self._sealing_epoch()
-        data = self._writer.seal(epoch.seal, FINAL if final else 0, epoch.number, self._take_number(epoch))
-        epoch.volume += len(data)
-        self.counters.shots_sent += 1
-        self._write(carrier, data)
-        self.carriers.used(carrier, final, self.recovery.give_up_after, self.now)
-
-    def _sealing_epoch(self) -> Epoch:
-        if self.keys.sealing is None:
-            raise LocalProtocolError("a session seals nothing before it has keys")
-        return self.keys.sealing
-
-    def _take_number(self, epoch: Epoch) -> int:
-        epoch.sealed += 1
-        self._next_number += 1
-        return self._next_number - 1
-
-    def _send_greetings(self) -> None:
-        for carrier in self._greeters:
-            if carrier.greeting and not carrier.closed:
-                self._write(carrier, b"")
-        self._greeters.clear()
-
-    def _write(self, carrier: Carrier, data: bytes) -> None:
-        if carrier.greeting:
-            data = carrier.greeting + data
-            carrier.greeting = b""
-        self.counters.bytes_sent += len(data)
-        self.outbox.actions.append((Op.WRITE, carrier, data))
-
-    def _finish_due(self) -> None:
-        """Use the halves whose time has come: with an ack, or, where the server owes none, by closing."""
-        while (carrier := self.carriers.next_due()) is not None and carrier.ack_by <= self.now:
-            if self.config.client or carrier.owes_ack:
-                self._send_ack_on(carrier)
-            else:
-                self.carriers.drop(carrier, Op.CLOSE)
-
-    def _send_late_ack(self) -> None:
-        """An ack whose carrier's half was used up goes alone when nothing took it along."""
-        if self.now >= self._acks.due_at and (carrier := self.carriers.take(0)) is not None:
-            self._send_ack_on(carrier)
-
-    def _send_ack_on(self, carrier: Carrier) -> None:
-        self._begin_body()
-        self._acks.write(self._writer, self.now)
-        self._seal_on(carrier, final=self.config.reuse == 1 or carrier.rx_final)
 
     # ------------------------------------------------------------------------------------- end
 
@@ -488,16 +437,13 @@ class Session:
 
     def close(self, code: int, reason: str) -> None:
         """End the session; tell the other end if there is a carrier to do it on."""
-        if self.closed:
-            return
-        if self.keys.can_seal and (carrier := self.carriers.take(0)) is not None:
-            self._writer.begin(0, 0)
-            self._writer.close(code, reason)
-            self._seal_on(carrier, final=True)
-        self._end(reason)
+        if not self.closed:
+            self._sender.close(code, reason)
+            self._end(reason)
 
     def _end(self, reason: str) -> None:
         self.closed = reason
         self.streams.abandon()
+        self.flows.abandon()
         for carrier in list(self.carriers.all):
             self.carriers.drop(carrier, Op.CLOSE)

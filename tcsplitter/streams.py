@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import insort
-from enum import IntEnum
+from bisect import bisect_right, insort
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tcsplitter._core import RecvBuffer, SendBuffer
+from tcsplitter._core import MAX_VARINT, RecvBuffer, SendBuffer
+from tcsplitter.chunks import Chunk, Control
 from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.playout import Forwarding
 
 if TYPE_CHECKING:
-    from tcsplitter.flow import SendWindow
+    from tcsplitter.options import Retries
+    from tcsplitter.shared import Shared
 
 INITIAL_WINDOW = 65_536
 """Bytes of a stream that may be sent before the other end grants more."""
@@ -21,56 +23,38 @@ GROWTH_RTTS, GROWTH_SECONDS = 2.0, 0.01
 """A window whose half is consumed in less than the larger of these is too small."""
 FAST_GROWTH, GAP_GROWTH = 2, 4
 """Factors by which it grows."""
+PACED_SHARE, PACED_SECONDS = 4, 2.0
+"""A stream that is forwarded at a beat, or past gaps, is granted more at each such share of its window, which is too small if
+that took less: its sender must not have to stop though several frames with credit are lost."""
 MAX_UNSENT = 262_144
 """Bytes read from the local program ahead of sending, or two payloads where those are larger."""
 
+MAX_WHOLE = INITIAL_WINDOW // 2
+"""Larger payloads cannot be kept whole: the other end may grant no more before half a window was consumed."""
+
 BY_PROGRAM, REFUSED, TOO_MANY, GIVEN_UP = range(4)
 """Codes of RESET."""
-
-
-class Control(IntEnum):
-    """Control frames that are written anew, from the state of that moment, whenever they are sent or sent again."""
-
-    RESET = 0
-    STREAM_CREDIT = 1
-    CREDIT = 2
-    PING = 3
-
-
-class Chunk:
-    """A piece of a stream as it was cut for a payload; it is resent as it is."""
-
-    __slots__ = ("acked", "data", "fin", "offset", "stream")
-
-    def __init__(self, stream: Stream, offset: int, data: bytes, fin: bool) -> None:
-        self.stream = stream
-        self.offset = offset
-        self.data = data
-        self.fin = fin
-        self.acked = False
 
 
 class Host(Protocol):
     """What a stream asks of the session that it belongs to; StreamTable."""
 
     name: str
-    size: int
-    sending: SendWindow
+    shared: Shared
 
-    @property
-    def now(self) -> float: ...
-    @property
-    def rtt(self) -> float: ...
-    def schedule(self, stream: Stream) -> None: ...
     def queue_control(self, kind: Control, stream: Stream) -> None: ...
-    def tell(self, stream: Stream) -> None: ...
     def count_received(self, fresh: int, pieces: int) -> None: ...
     def return_credit(self, count: int) -> None: ...
     def forget_if_done(self, stream: Stream) -> None: ...
 
 
-def _offset(chunk: Chunk) -> int:
-    return chunk.offset
+def _may_lose(retries: Retries) -> bool:
+    """Whether data may be missing in what the other end gets."""
+    return not retries.resend or retries.skip >= 0
+
+
+def _end(chunk: Chunk) -> int:
+    return chunk.end
 
 
 class Stream:
@@ -90,9 +74,10 @@ class Stream:
     """
 
     __slots__ = (
-        "_fin_cut", "_finishing", "_granted_at", "_host", "_limit", "_opened", "_pending_chunks", "_resend", "_reset_acked",
-        "_returned", "_send_limit", "_sender_held", "_sent", "_unsent", "_window", "app", "deficit", "id", "incoming", "queue",
-        "reset_code", "sent_reset", "unacknowledged",
+        "_fin_cut", "_finishing", "_forwarding", "_gate", "_granted_at", "_host", "_limit", "_opened", "_passed",
+        "_pending_chunks", "_resend", "_reset_acked", "_reset_came", "_returned", "_send_limit", "_sender_held", "_sent",
+        "_shared", "_unsent", "_whole", "_window", "app", "beat_at", "deficit", "id", "incoming", "queue", "reset_code",
+        "sent_reset", "unacknowledged",
     )  # fmt: skip
 
     def __init__(self, host: Host, stream_id: int, opened: bool) -> None:
@@ -100,7 +85,7 @@ class Stream:
         self.app: Any = None
         """The local side's endpoint; nothing here looks at it."""
         self.reset_code: int | None = None
-        """Code of the RESET that came from the other end."""
+        """Why the local program is cut off: the code of the RESET that came, or GIVEN_UP where this end gave its data up."""
         self.sent_reset: int | None = None
         """Code of the RESET that this end sent or will send."""
         self.incoming = RecvBuffer()
@@ -109,7 +94,18 @@ class Stream:
         self.deficit = 0
         self.unacknowledged = 0
         """Bytes that were sent, or taken for lost, and not acknowledged."""
+        self.beat_at = inf
+        """When `on_beat` is called; kept by Beats."""
         self._host = host
+        self._shared = host.shared
+        self._gate = 0 if host.shared.tock.wait else MAX_VARINT
+        """Offset up to which `--tock` lets bytes go."""
+        self._passed = 0
+        """Offset below which the other end needs nothing more."""
+        self._forwarding: Forwarding | None = None
+        """Where what is in order is not forwarded at once."""
+        self._whole = host.shared.size if _may_lose(host.shared.handling.retries) and host.shared.size <= MAX_WHOLE else 0
+        """Where payloads may be lost they are not cut further by windows and company: their size, 0 elsewhere."""
         self._unsent = SendBuffer()
         self._resend: list[Chunk] = []
         self._pending_chunks = 0
@@ -117,6 +113,7 @@ class Stream:
         self._finishing = False
         self._fin_cut = False
         self._reset_acked = False
+        self._reset_came = False
         self._send_limit = INITIAL_WINDOW
         self._window = INITIAL_WINDOW
         self._limit = INITIAL_WINDOW
@@ -126,6 +123,7 @@ class Stream:
         self._sender_held = False
         """The sender has used its credit up while a gap keeps the reader waiting."""
         self._returned = 0
+        self.set_attempts()
 
     # ------------------------------------------------------------------ the local side: sending
 
@@ -140,21 +138,27 @@ class Stream:
         if self._finishing or self.sent_reset is not None:
             return 0
         unsent = len(self._unsent)
-        ahead = max(MAX_UNSENT, 2 * self._host.size) - unsent
+        ahead = max(MAX_UNSENT, 2 * self._shared.size) - unsent
         window = self._send_limit - self._unsent.offset - unsent
-        return max(0, min(ahead, window, self._host.sending.room))
+        room = max(0, min(ahead, window, self._shared.sending.room))
+        return room // self._whole * self._whole if self._whole else room
 
     def write(self, data: bytes) -> None:
         """Send data that was read from the local program."""
         self._unsent.write(data)
-        self._host.sending.unsent += len(data)
-        self._host.schedule(self)
+        self._shared.sending.unsent += len(data)
+        if self._gate != MAX_VARINT:
+            self._shared.tock.wrote(self, len(data))
+            if not self.room:  # more would have to come before the other end grants more
+                self._shared.tock.release(self)
+        self._shared.schedule(self)
 
     def finish(self) -> None:
         """The local program will send nothing more (half-close)."""
         if not self._finishing and self.sent_reset is None:
             self._finishing = True
-            self._host.schedule(self)
+            self._shared.tock.release(self)
+            self._shared.schedule(self)
 
     def reset(self, code: int = BY_PROGRAM) -> None:
         """End both directions at once; what was not delivered is dropped."""
@@ -170,12 +174,12 @@ class Stream:
 
     @property
     def readable(self) -> int:
-        """Bytes in order that wait to be forwarded."""
-        return self.incoming.readable
+        """Bytes in order that may be forwarded now."""
+        return self.incoming.readable if self._forwarding is None else self._forwarding.ready
 
     def peek(self, limit: int) -> list[bytes | memoryview]:
-        """Buffers of what is readable, about `limit` bytes."""
-        return self.incoming.peek(limit)
+        """Buffers of what is readable, at most `limit` bytes."""
+        return self.incoming.peek(min(limit, self.readable))
 
     @property
     def at_end(self) -> bool:
@@ -188,8 +192,16 @@ class Stream:
         The window grows when it holds the sender and the reader keeps up: when half of it took less than two RTTs, or when the
         sender has used it up behind a gap, which lasts for many RTTs, and the reader has taken all that came before the gap.
         """
+        self.incoming.consume(count)
+        if self._forwarding is not None:
+            self._forwarding.ready -= count
+            if not self.incoming.readable:
+                self._forward(now)
+        self._read_on(now)
+
+    def _read_on(self, now: float) -> None:
+        """What is in order was consumed or passed over up to the read offset."""
         incoming = self.incoming
-        incoming.consume(count)
         self._give_back(incoming.read_offset)
         if incoming.final_size >= 0:
             if incoming.at_end:
@@ -197,9 +209,12 @@ class Stream:
             return
         if self._sender_held and not incoming.readable:
             self._grant(GAP_GROWTH, now)
-        elif incoming.read_offset + self._window - self._limit >= self._window // 2:
-            fast = now - self._granted_at < max(GROWTH_RTTS * self._host.rtt, GROWTH_SECONDS)
-            self._grant(FAST_GROWTH if fast else 1, now)
+            return
+        share, seconds = 2, max(GROWTH_RTTS * self._shared.rtt, GROWTH_SECONDS)
+        if self._forwarding is not None:
+            share, seconds = PACED_SHARE, PACED_SECONDS
+        if incoming.read_offset + self._window - self._limit >= self._window // share:
+            self._grant(FAST_GROWTH if now - self._granted_at < seconds else 1, now)
 
     def _grant(self, growth: int, now: float) -> None:
         """Let the other end send a window beyond what was consumed."""
@@ -208,6 +223,38 @@ class Stream:
         self._granted_at = now
         self._limit = self.incoming.read_offset + self._window
         self._host.queue_control(Control.STREAM_CREDIT, self)
+
+    def set_attempts(self) -> None:
+        """The other end said how often a missing payload is to be waited for."""
+        setting, attempts = self._shared.handling.playout, self._shared.peer_skip
+        if self._forwarding is not None:
+            self._forwarding.attempts = attempts
+        elif (setting.beat or attempts >= 0) and self.sent_reset is None:
+            self._forwarding = Forwarding(setting, self._shared.size, attempts, self._shared.now)
+            self._granted_at = self._shared.now
+            self._forward(self._shared.now)
+
+    def on_beat(self, now: float) -> None:
+        """The time that `beat_at` gave has come."""
+        self._forward(now)
+
+    def _forward(self, now: float) -> None:
+        """Release what may be forwarded now, where forwarding is not at once."""
+        forwarding = self._forwarding
+        if forwarding is None:
+            return
+        before, pieces = forwarding.ready, self.incoming.pieces
+        passed = forwarding.run(self.incoming, now)
+        if passed:
+            self._host.count_received(0, self.incoming.pieces - pieces)
+            self._shared.counters.payloads_skipped += passed
+            self._host.queue_control(Control.SKIP, self)
+            self._read_on(now)
+        if forwarding.ready > before or self.incoming.at_end:
+            self._shared.tell(self)
+        # What is armed already may prove too early: moving it each time would leave many timers behind.
+        if (at := forwarding.deadline()) < self.beat_at:
+            self._shared.beats.at(self, at)
 
     # ------------------------------------------------------------------------ the session's side
 
@@ -224,7 +271,7 @@ class Stream:
 
     @property
     def _receiving_done(self) -> bool:
-        if self.reset_code is not None or self.incoming.at_end:
+        if self._reset_came or self.incoming.at_end:
             return True
         return self.sent_reset is not None and self.incoming.final_size >= 0
 
@@ -241,7 +288,7 @@ class Stream:
         if self.sent_reset is not None or self._fin_cut:
             return False
         if len(self._unsent):
-            return self._unsent.offset < self._send_limit
+            return self._unsent.offset < min(self._send_limit, self._gate)
         return self._finishing
 
     @property
@@ -250,25 +297,53 @@ class Stream:
         return len(self._unsent)
 
     @property
-    def lost_chunk_waits(self) -> bool:
-        """A chunk has to be sent again that may need a payload of its own."""
+    def gated(self) -> int:
+        """Bytes that `--tock` holds back."""
+        return max(0, self._unsent.offset + len(self._unsent) - self._gate)
+
+    def open_gate(self, count: int) -> int:
+        """Let so many of them go."""
+        count = min(count, self.gated)
+        self._gate += count
+        self._shared.schedule(self)
+        return count
+
+    @property
+    def needs_room(self) -> bool:
+        """The next chunk is one that is not cut anew, or as a whole: it may need a payload of its own."""
+        return bool(self._resend or self._whole)
+
+    @property
+    def has_lost(self) -> bool:
+        """A chunk waits to be sent again."""
         return bool(self._resend)
 
     def cut(self, limit: int) -> Chunk | None:
         """The next chunk of at most `limit` bytes: a lost one first; None if windows or want of data forbid any."""
+        return self.cut_lost(limit) or (None if self._resend else self._cut_new(limit))
+
+    def cut_lost(self, limit: int) -> Chunk | None:
+        """The next chunk that has to be sent again, if it has at most `limit` bytes or could not have fewer."""
         while self._resend:
             chunk = self._resend[0]
-            if len(chunk.data) > limit != self._host.size and not chunk.acked:
+            if len(chunk.data) > limit != self._shared.size and not chunk.acked:
                 return None
             del self._resend[0]
-            self._host.sending.lost_chunks -= 1
+            self._shared.sending.lost_chunks -= 1
             if not chunk.acked:
+                self._shared.counters.payloads_resent += chunk.size > 0
                 return chunk
+        return None
+
+    def _cut_new(self, limit: int) -> Chunk | None:
         if self.sent_reset is not None or self._fin_cut:
             return None
         offset = self._unsent.offset
-        data = self._unsent.take(max(0, min(limit, self._send_limit - offset, self._host.sending.left)))
-        self._host.sending.took(len(data))
+        most = min(self._send_limit - offset, self._gate - offset, self._shared.sending.left)
+        if limit < min(self._whole, most, len(self._unsent)):
+            return None
+        data = self._unsent.take(max(0, min(limit, most)))
+        self._shared.sending.took(len(data))
         fin = self._finishing and not len(self._unsent)
         if not data and not fin and self._opened:
             return None
@@ -287,12 +362,45 @@ class Stream:
                 self._host.forget_if_done(self)
 
     def chunk_lost(self, chunk: Chunk) -> bool:
-        """Whether the chunk has to be sent again."""
+        """Whether something has to be sent again. What holds no data is control and always is."""
         if chunk.acked or self.sent_reset is not None:
             return False
-        insort(self._resend, chunk, key=_offset)
-        self._host.sending.lost_chunks += 1
-        return True
+        retries = self._shared.handling.retries
+        if chunk.size and not (retries.resend and chunk.end > self._passed):
+            self._shared.counters.payloads_given_up += 1
+            if not retries.resend and retries.skip < 0:
+                self.reset(GIVEN_UP)
+                self.reset_code = GIVEN_UP
+                self._shared.tell(self)
+            else:
+                self._give_up(chunk)
+        else:
+            self._send_again(chunk)
+        return self.has_lost
+
+    def _send_again(self, chunk: Chunk) -> None:
+        insort(self._resend, chunk, key=_end)
+        self._shared.sending.lost_chunks += 1
+
+    def _give_up(self, chunk: Chunk) -> None:
+        """The data is not sent again. If the other end may not know how far the stream goes, a chunk without data says so."""
+        if chunk.fin or chunk.end > self._passed:
+            self._pending_chunks += 1
+            self._send_again(Chunk(self, chunk.end, b"", chunk.fin))
+        self.chunk_acked(chunk)
+
+    def passed_by(self, offset: int) -> None:
+        """The other end needs nothing below this offset. Raises RemoteProtocolError for one that was not reached yet."""
+        if offset > self._unsent.offset:
+            raise RemoteProtocolError(f"passes by byte {offset} of stream {self.id}, which was not sent yet")
+        self._passed = max(self._passed, offset)
+        count = bisect_right(self._resend, offset, key=_end)
+        passed, self._resend[:count] = self._resend[:count], []
+        self._shared.sending.lost_chunks -= count
+        for chunk in passed:
+            if not chunk.acked:
+                self._shared.counters.payloads_given_up += chunk.size > 0
+                self._give_up(chunk)
 
     def reset_acked(self) -> None:
         self._reset_acked = True
@@ -323,10 +431,15 @@ class Stream:
         if self.sent_reset is not None:
             self._drop_incoming(self.incoming.highest)
             self._host.forget_if_done(self)
+            return
+        if self._forwarding is not None:
+            self._forwarding.arrived(offset, len(data))
+            self._forward(self._shared.now)
         elif fresh or self.incoming.at_end:
-            self._host.tell(self)
-        elif self._sender_held and not self.incoming.readable and self._window < MAX_WINDOW:
-            self._grant(GAP_GROWTH, self._host.now)
+            self._shared.tell(self)
+        held = self._sender_held and not (fresh or self.incoming.readable or self.incoming.at_end)
+        if held and self._window < MAX_WINDOW:
+            self._grant(GAP_GROWTH, self._shared.now)
         if self.incoming.at_end:
             self._host.forget_if_done(self)
 
@@ -337,18 +450,19 @@ class Stream:
             raise RemoteProtocolError(f"reset stream {self.id} after {final_size} bytes with a credit of {self._limit}")
         if final_size < incoming.highest or incoming.final_size not in (-1, final_size):
             raise RemoteProtocolError(f"reset stream {self.id} with a final size that contradicts its data")
-        if self.reset_code is not None:
+        if self._reset_came:
             return
         self._host.count_received(final_size - incoming.highest, -incoming.pieces)
         incoming.insert(final_size, b"", True)
         self._host.count_received(0, incoming.pieces)
         self._drop_incoming(final_size)
-        self.reset_code = code
+        self._reset_came = True
+        self.reset_code = code if self.reset_code is None else self.reset_code
         if self.sent_reset is None and not self._sending_done:
             self.sent_reset = code
             self._drop_outgoing()
             self._host.queue_control(Control.RESET, self)
-        self._host.tell(self)
+        self._shared.tell(self)
         self._host.forget_if_done(self)
 
     def abandon(self, code: int) -> None:
@@ -360,8 +474,9 @@ class Stream:
 
     def _drop_outgoing(self) -> None:
         self._sent = self._unsent.offset
-        self._host.sending.unsent -= self._unsent.clear()
-        self._host.sending.lost_chunks -= len(self._resend)
+        self._shared.sending.unsent -= self._unsent.clear()
+        self._shared.tock.release(self)
+        self._shared.sending.lost_chunks -= len(self._resend)
         self._resend.clear()
         self._opened = True
 
@@ -369,6 +484,9 @@ class Stream:
         """Throw away what came and was not consumed; all bytes below `end` count as consumed."""
         self._host.count_received(0, -self.incoming.pieces)
         self.incoming.clear()
+        if self._forwarding is not None:
+            self._forwarding.ready = 0
+            self._shared.beats.at(self, inf)
         self._give_back(end)
 
     def _give_back(self, offset: int) -> None:

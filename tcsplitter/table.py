@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tcsplitter._core import RangeSet
+from tcsplitter.chunks import Control
+from tcsplitter.credit import ReceiveWindow
 from tcsplitter.errors import RemoteProtocolError
-from tcsplitter.flow import ReceiveWindow, SendWindow
-from tcsplitter.scheduler import Scheduler
-from tcsplitter.streams import BY_PROGRAM, TOO_MANY, Control, Stream
+from tcsplitter.streams import BY_PROGRAM, TOO_MANY, Stream
 
 if TYPE_CHECKING:
     from tcsplitter._core import ShotWriter
+    from tcsplitter.shared import Shared
 
 MAX_STREAMS = 16_384
 """Open streams of a session."""
@@ -23,21 +24,16 @@ MAX_CONTROL = 512
 class StreamTable:
     """The open streams, and the ids of those that are closed. It is the `streams.Host` of each."""
 
-    def __init__(self, client: bool, size: int, name: str, news: dict[Stream, None], touch: Callable[[], None]) -> None:
+    def __init__(self, client: bool, name: str, shared: Shared) -> None:
         self.name = name
         """The key's name, for logs."""
-        self.size = size
-        """Stream bytes that one payload carries."""
-        self.sending = SendWindow()
+        self.shared = shared
         self.receiving = ReceiveWindow()
-        self.scheduler = Scheduler(size)
         self.pieces = 0
         """Separate pieces held in all reassembly buffers."""
         self.opened = 0
         """Streams there have been."""
         self._client = client
-        self._news = news
-        self._touch = touch
         self._open: dict[int, Stream] = {}
         self._next_id = 0
         self._closed = RangeSet()
@@ -59,7 +55,7 @@ class StreamTable:
         stream = self._open[self._next_id] = Stream(self, self._next_id, opened=False)
         self._next_id += 2
         self.opened += 1
-        self.schedule(stream)
+        self.shared.schedule(stream)
         return stream
 
     def known(self, stream_id: int) -> Stream | None:
@@ -88,7 +84,7 @@ class StreamTable:
             stream.reset(TOO_MANY)
         else:
             self.opened += 1
-            self.tell(stream)
+            self.shared.tell(stream)
         return stream
 
     def forget_if_done(self, stream: Stream) -> None:
@@ -96,41 +92,30 @@ class StreamTable:
         if stream.done and self._open.pop(stream.id, None) is not None:
             if not self._opened_here(stream.id):
                 self._closed.add(stream.id, stream.id | 1)
-            self.tell(stream)
+            self.shared.tell(stream)
 
     def abandon(self) -> None:
         """The session ended."""
         for stream in list(self._open.values()):
             stream.abandon(BY_PROGRAM)
-            self.tell(stream)
+            self.shared.tell(stream)
         self._open.clear()
         self._control.clear()
 
     def _opened_here(self, stream_id: int) -> bool:
         return (stream_id & 1 == 0) == self._client
 
-    # ------------------------------------------------------------------------------- being heard
+    def set_peer_skip(self, attempts: int) -> None:
+        """The other end said how many attempts are made for data that does not come; -1: no end of them."""
+        self.shared.peer_skip = attempts
+        for stream in self._open.values():
+            stream.set_attempts()
 
-    @property
-    def now(self) -> float:
-        return self.scheduler.now
-
-    @property
-    def rtt(self) -> float:
-        return self.scheduler.rtt
-
-    def tell(self, stream: Stream) -> None:
-        """The local side has to look at this stream."""
-        self._news[stream] = None
-
-    def schedule(self, stream: Stream) -> None:
-        """A stream may have something to send."""
-        self._touch()
-        self.scheduler.schedule(stream)
+    # ---------------------------------------------------------------------------- control frames
 
     def queue_control(self, kind: Control, stream: Stream | None = None) -> None:
         """Have a control frame sent soon."""
-        self._touch()
+        self.shared.touch()
         self._control[(kind, stream)] = None
 
     @property
@@ -148,6 +133,8 @@ class StreamTable:
                 writer.reset(stream.id, stream.sent_reset or BY_PROGRAM, stream.final_size)
             elif kind == Control.STREAM_CREDIT and stream is not None:
                 writer.stream_credit(stream.id, stream.credit_limit)
+            elif kind == Control.SKIP and stream is not None:
+                writer.skip(stream.id, stream.incoming.read_offset)
             elif kind == Control.CREDIT:
                 writer.credit(self.receiving.limit)
             else:
@@ -158,17 +145,23 @@ class StreamTable:
 
     def raise_limit(self, total: int) -> None:
         """The other end grants more bytes of all streams together."""
-        if self.sending.raise_limit(total):
+        if self.shared.sending.raise_limit(total):
             for stream in self._open.values():
-                self.schedule(stream)
-                self.tell(stream)
+                self.shared.schedule(stream)
+                self.shared.tell(stream)
 
     def raise_stream_limit(self, stream_id: int, limit: int) -> None:
         """The other end grants more bytes of one stream."""
         stream = self.known(stream_id)
         if stream is not None and stream.raise_send_limit(limit):
-            self.schedule(stream)
-            self.tell(stream)
+            self.shared.schedule(stream)
+            self.shared.tell(stream)
+
+    def pass_by(self, stream_id: int, offset: int) -> None:
+        """The other end needs no more of a stream below this offset."""
+        stream = self.known(stream_id)
+        if stream is not None:
+            stream.passed_by(offset)
 
     def count_received(self, fresh: int, pieces: int) -> None:
         """Account for new bytes and pieces of a stream. Raises RemoteProtocolError beyond the session's credit."""
@@ -177,6 +170,6 @@ class StreamTable:
 
     def return_credit(self, count: int) -> None:
         """The local program consumed bytes."""
-        self._touch()
+        self.shared.touch()
         if self.receiving.give_back(count):
             self.queue_control(Control.CREDIT)

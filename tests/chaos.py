@@ -12,12 +12,14 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE
 
+FATES = "reset", "stall", "freeze"
+STALL_SECONDS = 0.5, 3.0
 _PIECE = 65_536
 _LATEST_BYTE = 12_000  # so most fates strike in the middle of a shot of 10,000 bytes
-_STALL = 0.5, 3.0  # seconds
 _NODELAY = socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -38,14 +40,22 @@ class _Half:
 class _Link:
     """A connection and what is to become of it."""
 
-    def __init__(self, client: socket.socket, server: socket.socket, rng: random.Random, share: float) -> None:
+    def __init__(
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        rng: random.Random,
+        share: float,
+        fates: Sequence[str],
+        stall: tuple[float, float],
+    ) -> None:
         self.halves = {client: _Half(client, server), server: _Half(server, client)}
         self.fate = ""
-        self.stall = rng.uniform(*_STALL)
+        self.stall = rng.uniform(*stall)
         self.halted = False
         """Nothing is forwarded for now, or for ever."""
         if rng.random() < share:
-            self.fate = rng.choice(["reset", "stall", "freeze"])
+            self.fate = rng.choice(fates)
             half = self.halves[rng.choice([client, server])]
             half.doom = rng.choice([0, rng.randrange(200), rng.randrange(_LATEST_BYTE), rng.randrange(_LATEST_BYTE)])
 
@@ -59,9 +69,14 @@ class _Link:
 
 
 class ChaosProxy:
-    """Listens from `start` on until the end of the block, in a thread of its own."""
+    """Listens from `start` on until the end of the block, in a thread of its own.
 
-    def __init__(self, seed: int, share: float = 0.2) -> None:
+    A `share` of the connections meets one of the `fates`; `stall`: the least and the most seconds for which one can stand still.
+    """
+
+    def __init__(
+        self, seed: int, share: float = 0.2, fates: Sequence[str] = FATES, stall: tuple[float, float] = STALL_SECONDS
+    ) -> None:
         self.struck: Counter[str] = Counter()
         """How many connections met which fate."""
         self.mid_shot = 0
@@ -69,6 +84,8 @@ class ChaosProxy:
         self.connections = 0
         self._seed = seed
         self._share = share
+        self._fates = fates
+        self._stall = stall
         self._selector = selectors.DefaultSelector()
         self._links: dict[socket.socket, _Link] = {}
         self._stalled: list[tuple[float, _Link]] = []
@@ -134,7 +151,8 @@ class ChaosProxy:
                 for sock in (client, server):
                     sock.setblocking(False)
                     sock.setsockopt(*_NODELAY)
-                link = _Link(client, server, random.Random(f"{self._seed}/{self.connections}"), self._share)
+                dice = random.Random(f"{self._seed}/{self.connections}")
+                link = _Link(client, server, dice, self._share, self._fates, self._stall)
                 self.connections += 1
                 self._links |= {client: link, server: link}
                 self._watch(link)

@@ -24,9 +24,9 @@ Build = Callable[[ShotWriter], object]
 class Server:
     """The server end, what it wrote to whom, and whom it closed when."""
 
-    def __init__(self, seed: int = 1, keys: dict[str, bytes] | None = None) -> None:
+    def __init__(self, seed: int = 1, keys: dict[str, bytes] | None = None, config: ServerConfig | None = None) -> None:
         self.now = 1000.0
-        self.end = ServerEnd(ServerConfig(), keys or {"peer": KEY}, random.Random(seed), self.now)
+        self.end = ServerEnd(config or ServerConfig(), keys or {"peer": KEY}, random.Random(seed), self.now)
         self.written: defaultdict[Carrier, bytearray] = defaultdict(bytearray)
         self.ended: dict[Carrier, tuple[Op, float]] = {}
         self.opened: list[Stream] = []
@@ -51,6 +51,7 @@ class Server:
             news = self.end.outbox.take_news()
             for stream in news:
                 if stream.app is None:
+                    assert isinstance(stream, Stream)
                     stream.app = self
                     self.opened.append(stream)
             self.end.flush(self.now)

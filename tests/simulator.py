@@ -121,7 +121,7 @@ class Connection:
         at = self.net.rng.randrange(1, len(data))
         return [data[:at], data[at:]]
 
-    def _deliver(self, side: int, act: Callable[[], None], size: int) -> None:
+    def _deliver(self, side: int, act: Callable[[], object], size: int) -> None:
         """Schedule an arrival at the other side, behind all that was sent before."""
         pipe, net = self.pipes[side], self.net
         if pipe.frozen:
@@ -292,11 +292,13 @@ class Network:
         self.line = line
         self.now = 1000.0
         self.steps = 0
+        self.idle_wakes = 0
+        """How often a timer woke an end that then found nothing to do."""
         self.dials = 0
         self.peak_held = 0
         self.recorded: list[bytes] = []
         self.notes: tuple[list[Note], list[Note]] = ([], [])
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._serial = 0
         self._wake_at = [float("inf"), float("inf")]
         self._line_free = [0.0, 0.0]
@@ -312,11 +314,11 @@ class Network:
 
     # clock -------------------------------------------------------------------
 
-    def at(self, when: float, act: Callable[[], None]) -> None:
+    def at(self, when: float, act: Callable[[], object]) -> None:
         self._serial += 1
         heapq.heappush(self._events, (max(when, self.now), self._serial, act))
 
-    def after(self, delay: float, act: Callable[[], None]) -> None:
+    def after(self, delay: float, act: Callable[[], object]) -> None:
         self.at(self.now + delay, act)
 
     def alive_at(self, when: float) -> float:
@@ -356,12 +358,15 @@ class Network:
 
     # the drive loop of an end --------------------------------------------------
 
-    def settle(self, side: int) -> None:
+    def settle(self, side: int) -> bool:
+        """Drive an end until it comes to rest; whether it did anything."""
         end = self.ends[side]
+        acted = False
         for _ in range(1000):
             news = end.outbox.take_news()
             for stream in news:
                 if stream.app is None and side == 1:
+                    assert isinstance(stream, Stream)
                     self._serve(stream)
                 if stream.app is not None:
                     stream.app.update(self.now)
@@ -372,10 +377,12 @@ class Network:
                 self._perform(side, op, carrier, data)
             if not (news or actions or end.outbox.news):
                 break
+            acted = True
         else:
             raise AssertionError(f"seed {self.seed}: an end does not come to rest")
         self._note_memory()
         self._arm(side, end.deadline())
+        return acted
 
     def _arm(self, side: int, when: float) -> None:
         end = self.ends[side]
@@ -387,7 +394,7 @@ class Network:
         def wake() -> None:
             if self.ends[side] is end and self._wake_at[side] <= self.now:
                 self._wake_at[side] = float("inf")
-                self.settle(side)
+                self.idle_wakes += not self.settle(side)
 
         self.at(when, wake)
 

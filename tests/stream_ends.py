@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from shots import AEAD
 
 from tcsplitter._core import CREDIT, RESET, STREAM, STREAM_CREDIT, ShotWriter, open_frames
+from tcsplitter.chunks import Chunk, Control
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS
-from tcsplitter.streams import BY_PROGRAM, Chunk, Control, Stream
+from tcsplitter.shared import Handling, Shared
+from tcsplitter.streams import BY_PROGRAM, Stream
 from tcsplitter.table import StreamTable
 
 SIZE = 1_000
@@ -28,16 +30,18 @@ class Shot:
 class End:
     """The streams of one end, without a session: shots are made, taken in, acknowledged and lost by hand."""
 
-    def __init__(self, client: bool) -> None:
-        self.news: dict[Stream, None] = {}
-        self.table = StreamTable(client, SIZE, "test", self.news, lambda: None)
+    def __init__(self, client: bool, handling: Handling | None = None) -> None:
+        self.news: dict[Any, None] = {}
+        self.shared = Shared(handling or Handling(size=SIZE), self.news, lambda: None)
+        self.shared.now = NOW
+        self.table = StreamTable(client, "test", self.shared)
 
     def shot(self) -> Shot | None:
         """The next shot, if there is anything to send."""
         writer = ShotWriter()
         writer.begin(0, 0)
         control = self.table.write_control(writer)
-        chunks = self.table.scheduler.fill(writer, MAX_UNACKED_CHUNKS, True)
+        chunks = cast("list[Chunk]", self.shared.scheduler.fill(writer, MAX_UNACKED_CHUNKS, True))
         if not control and not chunks:
             return None
         return Shot(open_frames(AEAD, writer.seal(AEAD, 0, 0, 0))[2], chunks, control)
@@ -61,22 +65,22 @@ class End:
 
     def acked(self, shot: Shot) -> None:
         for chunk in shot.chunks:
-            chunk.stream.chunk_acked(chunk)
+            chunk.source.chunk_acked(chunk)
         for kind, stream in shot.control:
             if kind == Control.RESET and stream is not None:
                 stream.reset_acked()
 
     def lost(self, shot: Shot) -> None:
         for chunk in shot.chunks:
-            if chunk.stream.chunk_lost(chunk):
-                self.table.schedule(chunk.stream)
+            if chunk.source.chunk_lost(chunk):
+                self.shared.schedule(chunk.source)
         for kind, stream in shot.control:
             self.table.queue_control(kind, stream)
 
     def balanced(self) -> bool:
         """Nothing is open, held, or waits."""
-        table = self.table
-        return not (len(table) or table.receiving.held or table.pieces or table.sending.unsent or table.sending.lost_chunks)
+        table, sending = self.table, self.shared.sending
+        return not (len(table) or table.receiving.held or table.pieces or sending.unsent or sending.lost_chunks)
 
 
 class Pair:

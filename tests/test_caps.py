@@ -12,7 +12,7 @@ from peer import KEY, Peer, Server, fresh_ephemeral, ping, request, reset, strea
 
 from tcsplitter import (
     client_end,
-    flow,
+    credit,
     handshake,
     keyring,
     newcomers,
@@ -26,14 +26,15 @@ from tcsplitter import (
 )
 from tcsplitter._core import ACK, CLOSE, MAX_SEALED, RESET, STREAM_CREDIT, TAG_SIZE, ShotWriter
 from tcsplitter.carrier import Action, Carrier, Op
-from tcsplitter.flow import SESSION_WINDOW
+from tcsplitter.credit import SESSION_WINDOW
 from tcsplitter.handshake import NO_SESSION, STATUS_CONTINUES, STATUS_NEW, STATUS_NO_ROOM, Gate, Initiator
 from tcsplitter.keyring import MAX_EPOCH_SHOTS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch
 from tcsplitter.newcomers import MAX_NEWCOMERS, MAX_PER_ADDRESS, Newcomers
 from tcsplitter.options import MAX_PAYLOAD
 from tcsplitter.outbox import Outbox
+from tcsplitter.sending import SessionConfig
 from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
-from tcsplitter.session import MAX_PARTIAL, MAX_PIECES, Session, SessionConfig
+from tcsplitter.session import MAX_PARTIAL, MAX_PIECES, Session
 from tcsplitter.streams import GAP_GROWTH, INITIAL_WINDOW, MAX_WINDOW, TOO_MANY
 from tcsplitter.table import MAX_STREAMS
 
@@ -45,7 +46,7 @@ def test_the_caps_are_those_of_the_protocol() -> None:
     stated: dict[tuple[object, str], int] = {
         (streams, "INITIAL_WINDOW"): 65_536,
         (streams, "MAX_WINDOW"): 16 * 2**20,
-        (flow, "SESSION_WINDOW"): 33_554_432,
+        (credit, "SESSION_WINDOW"): 33_554_432,
         (table, "MAX_STREAMS"): 16_384,
         (session, "MAX_PIECES"): 16_384,
         (session, "MAX_PARTIAL"): 32 * 2**20,

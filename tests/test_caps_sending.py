@@ -10,20 +10,23 @@ from peer import KEY, Peer, Server, fresh_ephemeral, request
 
 from tcsplitter import (
     handshake,
-    streams,
 )
 from tcsplitter._core import STREAM, STREAM_CREDIT, ShotReader, open_frames
-from tcsplitter.carrier import Carrier, Kind, Op
+from tcsplitter.carrier import Carrier, Op
+from tcsplitter.chunks import Control
 from tcsplitter.client_end import MAX_ATTEMPTS, ClientConfig, ClientEnd
-from tcsplitter.flow import SESSION_WINDOW
+from tcsplitter.credit import SESSION_WINDOW
 from tcsplitter.handshake import Gate, Initiator
+from tcsplitter.modes import Kind
 from tcsplitter.noise import NoiseError
 from tcsplitter.options import MAX_PAYLOAD
 from tcsplitter.outbox import Outbox
-from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, Pool
+from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, DialBudget, Pool
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery, SentShot
 from tcsplitter.scheduler import MAX_CHUNKS
-from tcsplitter.session import MAX_WANT, Session, SessionConfig
+from tcsplitter.sending import MAX_WANT, SessionConfig
+from tcsplitter.session import Session
+from tcsplitter.shared import Handling
 from tcsplitter.streams import INITIAL_WINDOW, MAX_UNSENT
 from tcsplitter.table import MAX_CONTROL, MAX_STREAMS
 
@@ -37,7 +40,8 @@ class ClientSession:
         server = Server()
         self.peer = Peer(server)
         self.outbox = Outbox()
-        self.session = Session(SessionConfig(True, size, 0, reserve=0), "peer", self.outbox, {}, 0.0)
+        config = SessionConfig(True, handling=Handling(size=size), reuse=0, reserve=0)
+        self.session = Session(config, "peer", self.outbox, {}, 0.0)
         self.session.id = self.peer.answer.session_id
         self.session.keys.install(0, self.peer.sealer, self.peer.opener, 0.0)
 
@@ -88,7 +92,7 @@ def test_control_frames_in_a_shot() -> None:
     client = ClientSession()
     for _ in range(MAX_CONTROL + 1):
         each = client.session.streams.open()
-        client.session.streams.queue_control(streams.Control.STREAM_CREDIT, each)
+        client.session.streams.queue_control(Control.STREAM_CREDIT, each)
     counts = [sum(frame[0] == STREAM_CREDIT for frame in shot) for shot in client.shots()]
     assert counts[0] == MAX_CONTROL
     assert sum(counts) == MAX_CONTROL + 1
@@ -113,7 +117,7 @@ def test_the_first_window_holds_the_sender() -> None:
     each.write(b"x")
     assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == INITIAL_WINDOW
     each.raise_send_limit(INITIAL_WINDOW + 1)
-    client.session.streams.schedule(each)
+    client.session.shared.schedule(each)
     assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == 1
 
 
@@ -159,7 +163,7 @@ def test_handshakes_that_are_unanswered() -> None:
 
 
 def test_dials_that_are_under_way() -> None:
-    dialled = Pool(4, 60_000, 25.0, random.Random(1), 0.0)
+    dialled = Pool(4, 60_000, 25.0, DialBudget(0.0), random.Random(1), 0.0)
     for number in range(MAX_DIALING):
         assert dialled.dials_due(0, 10_000, 60_000, 1.0, 2.0) == MAX_DIALING - number
         dialled.dialled(Carrier(Kind.FLING, 2.0), 2.0)
@@ -167,7 +171,7 @@ def test_dials_that_are_under_way() -> None:
 
 
 def test_dials_in_a_second() -> None:
-    dialled = Pool(4, 60_000, 25.0, random.Random(1), 0.0)
+    dialled = Pool(4, 60_000, 25.0, DialBudget(0.0), random.Random(1), 0.0)
     total, now, step = 0, 0.0, 0.001
     while now < 2.0:
         for _ in range(dialled.dials_due(0, 10_000, 60_000, 0.0, now)):
@@ -182,7 +186,7 @@ def test_dials_in_a_second() -> None:
 
 @pytest.mark.parametrize("burst", [4, 64, 1024])
 def test_carriers_that_a_pool_grows_to(burst: int) -> None:
-    dialled = Pool(4, burst, 25.0, random.Random(1), 0.0)
+    dialled = Pool(4, burst, 25.0, DialBudget(0.0), random.Random(1), 0.0)
     alive = 0
     for step in range(400):
         for _ in range(dialled.dials_due(0, alive, 60_000, 0.01, step * 0.02)):

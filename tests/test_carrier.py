@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from shots import AEAD, seal
 
 from tcsplitter._core import FINAL, HEADER_SIZE, ShotReader
-from tcsplitter.carrier import Action, Carrier, CarrierSet, Kind, Op, PeerCarriers
+from tcsplitter.carrier import Action, Carrier, CarrierSet, Op, PeerCarriers
+from tcsplitter.chunks import Control
 from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.modes import Kind
 from tcsplitter.outbox import Outbox
-from tcsplitter.session import Session, SessionConfig
-from tcsplitter.streams import Control
+from tcsplitter.sending import SessionConfig
+from tcsplitter.session import Session
 
 NOW = 100.0
 IDLE = 25.0
@@ -47,7 +49,7 @@ class Rig:
 
     def __init__(self, client: bool, count: int = 1, reuse: int = 1) -> None:
         self._actions: list[Action] = []
-        self.set = CarrierSet(client, reuse, self._actions)
+        self.set = CarrierSet(client, reuse, (Kind.FLING,), self._actions)
         self.carriers = [self.adopt() for _ in range(count)]
 
     def adopt(self) -> Carrier:
@@ -70,10 +72,10 @@ class Rig:
     def state(self, carrier: Carrier) -> str:
         if carrier.closed:
             assert carrier not in self.set.all
-            assert carrier not in self.set.idle
+            assert carrier not in self.set.idle[Kind.FLING]
             return "closed"
         assert carrier in self.set.all
-        if carrier in self.set.idle:
+        if carrier in self.set.idle[Kind.FLING]:
             return "idle"
         return "due" if carrier.ack_by < inf else "waits"
 
@@ -310,7 +312,7 @@ def test_a_suspended_carrier_is_not_taken_until_it_is_resumed(client: bool) -> N
     rig.set.resume(carrier)
     rig.set.resume(carrier)
     assert rig.set.take(0) is carrier
-    assert len(rig.set.idle) == 1
+    assert len(rig.set.idle[Kind.FLING]) == 1
 
 
 @pytest.mark.parametrize("state", ["due", "waits", "closed"])
@@ -366,13 +368,13 @@ def greeting_rig(count: int) -> Rig:
 def test_carriers_are_on_their_way_until_their_hello_is_confirmed(ranges: list[tuple[int, int]], left: int) -> None:
     rig = greeting_rig(5)
     rig.set.confirm(ranges)
-    assert rig.set.on_their_way(NOW - 1) == left
-    assert len(rig.set.idle) == 5
+    assert rig.set.on_their_way(Kind.FLING, NOW - 1) == left
+    assert len(rig.set.idle[Kind.FLING]) == 5
 
 
 def test_carriers_are_not_on_their_way_for_ever() -> None:
     rig = greeting_rig(3)
-    assert [rig.set.on_their_way(NOW + age) for age in (-1, 0, 0.5, 1, 2)] == [3, 2, 2, 1, 0]
+    assert [rig.set.on_their_way(Kind.FLING, NOW + age) for age in (-1, 0, 0.5, 1, 2)] == [3, 2, 2, 1, 0]
 
 
 def test_carriers_that_are_no_longer_idle_are_not_on_their_way() -> None:
@@ -381,7 +383,7 @@ def test_carriers_that_are_no_longer_idle_are_not_on_their_way() -> None:
     rig.set.drop(rig.carriers[2], Op.RESET)
     rig.set.make_due(rig.carriers[3], NOW + 9)
     rig.set.suspend(rig.carriers[4])
-    assert rig.set.on_their_way(NOW - 1) == 2
+    assert rig.set.on_their_way(Kind.FLING, NOW - 1) == 2
 
 
 def test_the_highest_shot_says_what_the_other_end_has() -> None:

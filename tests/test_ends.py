@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,9 +11,9 @@ from peer import KEY, Peer, Server, fresh_ephemeral, request, stream
 from simulator import KEY as SIMULATED_KEY
 from simulator import Line, Network, Plan
 
-from tcsplitter import client_end
 from tcsplitter._core import seal_hello
 from tcsplitter.carrier import Carrier, Op
+from tcsplitter.chunks import Control
 from tcsplitter.client_end import ASK_RTTS, ASK_SECONDS, MAX_ATTEMPTS, PING_FIRST, PING_LAST, ClientConfig, ClientEnd
 from tcsplitter.handshake import (
     NO_SESSION,
@@ -22,6 +21,7 @@ from tcsplitter.handshake import (
     STATUS_MODE_NOT_SUPPORTED,
     STATUS_NEW,
     STATUS_NO_ROOM,
+    STATUS_OTHER_PROTOCOL,
     STATUS_OTHER_VERSION,
     VERSION,
     Answer,
@@ -30,7 +30,7 @@ from tcsplitter.handshake import (
 )
 from tcsplitter.outbox import Note
 from tcsplitter.server_end import PROVISIONAL_SECONDS, ServerConfig, ServerEnd
-from tcsplitter.streams import Control, Stream
+from tcsplitter.streams import Stream
 from tcsplitter.table import StreamTable
 
 OTHER_KEY = bytes(range(2, 34))
@@ -100,7 +100,8 @@ class Alone:
     [
         (STATUS_OTHER_VERSION, 2, "version 2 of the protocol, this client version 1: install the same tcsplitter on both"),
         (STATUS_NEW, 2, "version 2 of the protocol, this client version 1: install the same tcsplitter on both"),
-        (STATUS_MODE_NOT_SUPPORTED, VERSION, "does not support this mode: use another --dup, or a newer server"),
+        (STATUS_MODE_NOT_SUPPORTED, VERSION, "does not serve --dup fling: give both ends the same"),
+        (STATUS_OTHER_PROTOCOL, VERSION, "does not serve --protocol tcp: give both ends the same"),
     ],
 )
 def test_a_server_that_can_never_serve_ends_the_client(status: int, version: int, says: str) -> None:
@@ -214,37 +215,6 @@ def test_who_answers_without_the_key_is_not_believed(garbage: bytes) -> None:
 # --- a server and clients that know a key
 
 
-@pytest.mark.parametrize("version", [0, 2, 255])
-@pytest.mark.parametrize("mode", [0, 1])
-def test_a_server_refuses_other_versions(version: int, mode: int) -> None:
-    assert refused(version, mode) == (VERSION, STATUS_OTHER_VERSION)
-
-
-@pytest.mark.parametrize("mode", [1, 2, 3, 4, 255])
-def test_a_server_refuses_modes_that_it_does_not_support(mode: int) -> None:
-    assert refused(VERSION, mode) == (VERSION, STATUS_MODE_NOT_SUPPORTED)
-
-
-def refused(version: int, mode: int) -> tuple[int, int]:
-    """Version and status that a server answers where it grants no session."""
-    server = Server()
-    initiator = Initiator(KEY, fresh_ephemeral(), replace(request(), version=version, mode=mode))
-    carrier = server.connect()
-    server.feed(carrier, initiator.message)
-    answer, _ = initiator.read_answer(bytes(server.written[carrier]))
-    assert answer.session_id == NO_SESSION
-    assert not server.end.sessions
-    return answer.version, answer.status
-
-
-def test_both_ends_agree_on_what_another_version_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_end, "VERSION", 2)
-    net = network()
-    net.run(lambda: net.client.failed is not None, 1.0)
-    assert "version 1 of the protocol, this client version 2" in str(net.client.failed)
-    assert not net.server.sessions
-
-
 def test_clients_with_keys_of_their_own_get_sessions_of_their_own() -> None:
     server = Server(keys={"one": KEY, "two": OTHER_KEY})
     one, two = Peer(server, KEY), Peer(server, OTHER_KEY)
@@ -335,7 +305,7 @@ def network(client: ClientConfig | None = None, server: ServerConfig | None = No
 
 
 def said(net: Network) -> list[str]:
-    return [note.text for note in net.notes[0]]
+    return [note.text for note in net.notes[0] if note.level > logging.DEBUG]
 
 
 def elapse(net: Network, seconds: float) -> None:
@@ -451,3 +421,36 @@ def test_a_session_without_streams_is_not_pinged() -> None:
     net = network(ClientConfig(idle=100_000.0), ServerConfig(idle=100_000.0))
     elapse(net, 1)
     assert len(ping_times(net, 100)) == 1
+
+
+class Typist:
+    """A program that writes when a test says so, and ignores what comes."""
+
+    def __init__(self, net: Network) -> None:
+        self._net = net
+        self._stream = net.client.open_stream(net.now)
+        self._stream.app = self
+        net.by_stream[self._stream.id] = Plan(0, (1_000, 0), [1])
+
+    def update(self, _now: float) -> None:
+        """Nothing is expected."""
+
+    def write(self, data: bytes) -> None:
+        self._net.client.session.enter(self._net.now)
+        self._stream.write(data)
+        self._net.settle(0)
+
+
+def test_who_writes_after_a_pause_is_not_taken_for_one_who_has_waited() -> None:
+    """A handshake asks whether the session lives; with every pause of a typist that would be a connection for each keystroke."""
+    net = network(ClientConfig(idle=100_000.0), ServerConfig(idle=100_000.0))
+    typist = Typist(net)
+    elapse(net, 1)
+    (session,) = net.server.sessions.values()
+    for pause in (1.5, 3.0, 10.0, 60.0):
+        elapse(net, pause)
+        received = session.counters.bytes_received
+        typist.write(b"a keystroke")
+        elapse(net, 0.5)
+        assert session.counters.bytes_received > received
+    assert session.epochs_made == 1

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 from dataclasses import FrozenInstanceError, replace
+from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -13,7 +14,6 @@ from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
 from tcsplitter.handshake import (
     ANSWER_SIZE,
     MAX_SEEN,
-    MODES,
     NO_SESSION,
     NOISE_TRIALS,
     PROLOGUE,
@@ -22,6 +22,7 @@ from tcsplitter.handshake import (
     STATUS_MODE_NOT_SUPPORTED,
     STATUS_NEW,
     STATUS_NO_ROOM,
+    STATUS_OTHER_PROTOCOL,
     STATUS_OTHER_VERSION,
     TRIAL_BURST,
     TRIALS_PER_SECOND,
@@ -36,6 +37,7 @@ from tcsplitter.handshake import (
     TrialBudget,
     tag_key,
 )
+from tcsplitter.modes import MODES
 from tcsplitter.noise import HandshakeState, NoiseError
 
 PSK = bytes(range(32))
@@ -44,16 +46,16 @@ CLIENT_EPHEMERAL = b"\x11" * 32
 SERVER_EPHEMERAL = b"\x22" * 32
 SESSION = b"session1"
 INSTANCE = b"instance"
-REQUEST = Request(VERSION, MODES.index("fling"), reuse=1, conns=4, lassoes=0, burst=1024, previous=NO_SESSION)
+REQUEST = Request(VERSION, MODES["fling"].number, reuse=1, conns=4, lassoes=0, burst=1024, previous=NO_SESSION)
 ANSWER = Answer(VERSION, STATUS_NEW, epoch=0, session_id=SESSION, instance=INSTANCE)
 
 octets = st.integers(0, 255)
 shorts = st.integers(0, 65_535)
 ids = st.binary(min_size=8, max_size=8)
 keys32 = st.binary(min_size=32, max_size=32)
-requests = st.builds(Request, octets, octets, shorts, shorts, shorts, shorts, ids)
-grants = st.builds(Answer, octets, st.just(STATUS_NEW), octets, ids.filter(any), ids)
-refusals = st.builds(Answer, octets, st.integers(STATUS_OTHER_VERSION, STATUS_NO_ROOM), octets, st.just(NO_SESSION), ids)
+requests = st.builds(Request, octets, octets, shorts, shorts, shorts, shorts, ids, octets, shorts)
+grants = st.builds(Answer, octets, st.just(STATUS_NEW), octets, ids.filter(any), ids, shorts)
+refusals = st.builds(Answer, octets, st.integers(STATUS_OTHER_VERSION, STATUS_OTHER_PROTOCOL), octets, st.just(NO_SESSION), ids)
 
 
 def gate(**keys: bytes) -> Gate:
@@ -78,7 +80,7 @@ def test_request_survives_the_wire(request: Request) -> None:
     data = request.encode()
     assert len(data) == 32
     assert Request.decode(data) == request
-    assert Request.decode(data[:18] + b"\xff" * 14) == request
+    assert Request.decode(data[:21] + b"\xff" * 11) == request
 
 
 @given(answer=grants | refusals)
@@ -86,21 +88,21 @@ def test_answer_survives_the_wire(answer: Answer) -> None:
     data = answer.encode()
     assert len(data) == 32
     assert Answer.decode(data) == answer
-    assert Answer.decode(data[:20] + b"\xff" * 12) == answer
+    assert Answer.decode(data[:22] + b"\xff" * 10) == answer
     assert answer.accepted == (answer.status in (STATUS_NEW, STATUS_CONTINUES))
 
 
 def test_the_layouts_are_those_of_the_protocol() -> None:
-    request = Request(1, 3, 0x0203, 0x0405, 0x0607, 0x0809, b"previous")
-    assert request.encode() == b"\x01\x03\x02\x03\x04\x05\x06\x07\x08\x09previous" + bytes(14)
-    answer = Answer(1, STATUS_CONTINUES, 7, b"session1", b"instance")
-    assert answer.encode() == b"\x01\x01\x07\x00session1instance" + bytes(12)
+    request = Request(1, 3, 0x0203, 0x0405, 0x0607, 0x0809, b"previous", 0x0A, 0x0B0C)
+    assert request.encode() == b"\x01\x03\x02\x03\x04\x05\x06\x07\x08\x09previous\x0a\x0b\x0c" + bytes(11)
+    answer = Answer(1, STATUS_CONTINUES, 7, b"session1", b"instance", 0x0809)
+    assert answer.encode() == b"\x01\x01\x07\x00session1instance\x08\x09" + bytes(10)
 
 
 @given(data=st.binary(max_size=80))
 def test_any_bytes_decode_or_are_the_other_ends_fault(data: bytes) -> None:
     if len(data) == 32:
-        assert Request.decode(data).encode()[:18] == data[:18]
+        assert Request.decode(data).encode()[:21] == data[:21]
     else:
         with pytest.raises(RemoteProtocolError):
             Request.decode(data)
@@ -112,8 +114,8 @@ def test_any_bytes_decode_or_are_the_other_ends_fault(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "session"), [(5, NO_SESSION), (255, SESSION), (STATUS_NEW, NO_SESSION), (STATUS_CONTINUES, NO_SESSION)]
-    + [(status, SESSION) for status in (STATUS_OTHER_VERSION, STATUS_MODE_NOT_SUPPORTED, STATUS_NO_ROOM)],
+    ("status", "session"), [(6, NO_SESSION), (255, SESSION), (STATUS_NEW, NO_SESSION), (STATUS_CONTINUES, NO_SESSION)]
+    + [(status, SESSION) for status in (STATUS_OTHER_VERSION, STATUS_MODE_NOT_SUPPORTED, STATUS_NO_ROOM, STATUS_OTHER_PROTOCOL)],
 )  # fmt: skip
 def test_an_answer_that_contradicts_itself_is_refused(status: int, session: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
@@ -128,6 +130,8 @@ def test_an_answer_that_contradicts_itself_is_refused(status: int, session: byte
         replace(REQUEST, version=256),
         replace(REQUEST, reuse=-1),
         replace(REQUEST, conns=65_536),
+        replace(REQUEST, protocol=256),
+        replace(REQUEST, skip=-1),
         replace(REQUEST, previous=b"short"),
     ],
 )
@@ -137,7 +141,8 @@ def test_a_request_that_does_not_fit_is_a_fault_of_this_end(request_: Request) -
 
 
 def test_an_answer_that_does_not_fit_is_a_fault_of_this_end() -> None:
-    for answer in (replace(ANSWER, epoch=256), replace(ANSWER, session_id=b"longer than 8"), replace(ANSWER, instance=b"")):
+    faults: list[dict[str, Any]] = [{"epoch": 256}, {"session_id": b"longer than 8"}, {"instance": b""}, {"skip": 65_536}]
+    for answer in (replace(ANSWER, **fault) for fault in faults):
         with pytest.raises(LocalProtocolError):
             answer.encode()
 
@@ -219,8 +224,9 @@ def test_a_session_that_was_not_asked_for_does_not_continue(previous: bytes) -> 
     ("request_", "status"),
     [
         (replace(REQUEST, version=2, mode=200, burst=0), STATUS_OTHER_VERSION),
-        (replace(REQUEST, mode=MODES.index("none")), STATUS_MODE_NOT_SUPPORTED),
+        (replace(REQUEST, mode=MODES["none"].number), STATUS_MODE_NOT_SUPPORTED),
         (REQUEST, STATUS_NO_ROOM),
+        (replace(REQUEST, protocol=1), STATUS_OTHER_PROTOCOL),
     ],
 )
 def test_a_request_that_cannot_be_granted_is_answered(request_: Request, status: int) -> None:

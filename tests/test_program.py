@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from queue import Queue
 
 import pytest
 from loopback import read_all, reset
@@ -112,10 +113,20 @@ def test_all_four_kinds_of_socket_have_nodelay(tunnel: Tunnel) -> None:
     program, target = tunnel.open()
     with program, target:
         for end in (tunnel.client, tunnel.server):
-            socks = [each._sock for each in end.endpoints.open] + [conn._sock for conn in list(end.carriers.open)]
-            flags = [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in socks if sock and sock.fileno() >= 0]
-            assert len(flags) >= 3
-            assert all(flags)
+            wait(lambda: len(nodelay_flags(end)) >= 3)  # noqa: B023
+            assert all(nodelay_flags(end))
+
+
+def nodelay_flags(end: Program) -> list[int]:
+    """Of the sockets that an end has open."""
+    found: Queue[list[int]] = Queue()
+
+    def look(_now: float) -> None:
+        socks = [each._sock for each in end.endpoints.open] + [each._sock for each in end.carriers.open]
+        found.put([sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in socks if sock and sock.fileno() >= 0])
+
+    end.reactor.call(look)
+    return found.get(timeout=10)
 
 
 def test_a_busy_port_is_said_plainly(tunnel: Tunnel) -> None:
@@ -168,6 +179,40 @@ def test_a_drain_lets_open_streams_end_and_takes_no_new_ones(tunnel: Tunnel) -> 
         assert read_all(program) == b""
 
 
+@pytest.mark.parametrize(("name", "who"), [("client", "counted"), ("server", "counted for test")])
+@pytest.mark.parametrize("stops", [1, 2], ids=["in order", "at once"])
+def test_an_end_that_is_stopped_says_what_it_counted(name: str, who: str, stops: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "tcsplitter")
+    tunnel = Tunnel()
+    with tunnel.service, running(tunnel.server), running(tunnel.client):
+        program, target = tunnel.open()
+        with program, target:
+            target.sendall(b"answer")
+            assert program.recv(100) == b"answer"
+        end: Program = getattr(tunnel, name)
+        for _ in range(stops):
+            end.stop()
+        wait(lambda: end.reactor.stopped)
+    said = counters(f"tcsplitter.{name}", caplog)
+    assert list(said) == [who]
+    counted = said[who]
+    assert counted["fling dialled"] >= counted["fling sent on"] >= 1
+    assert counted["shots sent"] >= 1
+    assert not [item for item in counted if "_" in item or item.startswith("lasso")]
+
+
+def counters(logger: str, caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, int]]:
+    """What a logger said at DEBUG of its counters, by what is in front of the colon."""
+    lines = [record.getMessage() for record in caplog.records if record.name == logger and record.levelno == logging.DEBUG]
+    split = [line.split(": ") for line in lines if line.startswith("counted")]
+    return {name: dict(map(_item, said.split(", "))) for name, said in split}
+
+
+def _item(said: str) -> tuple[str, int]:
+    name, _, count = said.rpartition(" ")
+    return name, int(count)
+
+
 def refused(address: Address) -> bool:
     try:
         socket.create_connection((address.host, address.port), timeout=10).close()
@@ -199,11 +244,7 @@ class Process:
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.stderr = self.process.stderr
-        lines: list[str] = []
-        while not lines or "listening on" not in lines[-1]:
-            lines.append(self.stderr.readline())
-            assert lines[-1], lines
-        self.address = lines[-1].split("listening on ")[1].split(",")[0]
+        self.address = self.next_line("listening on").split("listening on ")[1].split(",")[0]
         self.port = int(self.address.rpartition(":")[2])
 
     def __enter__(self) -> "Process":
@@ -213,6 +254,14 @@ class Process:
         self.process.kill()
         self.process.wait()
         self.stderr.close()
+
+    def next_line(self, what: str) -> str:
+        """The next line of its log that contains this."""
+        lines: list[str] = []
+        while not lines or what not in lines[-1]:
+            lines.append(self.stderr.readline())
+            assert lines[-1], lines
+        return lines[-1]
 
     def terminate(self) -> int:
         """SIGTERM; the exit code."""
@@ -256,6 +305,18 @@ def test_sigterm_with_an_open_stream_ends_within_three_seconds(service: socket.s
         with pytest.raises(ConnectionResetError):
             program.recv(1)
         assert server.terminate() == 0
+
+
+def test_sigusr1_asks_for_the_counters(service: socket.socket) -> None:
+    with processes(service) as (server, client), open_stream(client, service):
+        for end, who in ((server, "counted for default"), (client, "counted")):
+            for _ in range(2):
+                end.process.send_signal(signal.SIGUSR1)
+                said = end.next_line("counted")
+                assert f" {who}: " in said
+                counted = dict(map(_item, said.strip().split(": ")[-1].split(", ")))
+                assert counted["fling dialled"] == counted["carriers"] > 0
+                assert counted["payloads resent"] == 0
 
 
 def test_a_second_sigterm_ends_at_once(service: socket.socket) -> None:

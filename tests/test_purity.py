@@ -10,23 +10,38 @@ PACKAGE = Path(__file__).parent.parent / "tcsplitter"
 FORBIDDEN = {"asyncio", "os", "random", "selectors", "socket", "threading", "time"}
 PURE = (
     "acks",
-    "flow",
-    "keyring",
-    "newcomers",
-    "outbox",
-    "scheduler",
-    "table",
-    "session",
-    "recovery",
-    "pool",
-    "streams",
     "carrier",
-    "handshake",
-    "noise",
+    "chunks",
+    "chunks",
     "client_end",
-    "server_end",
+    "dialling",
+    "credit",
+    "datagrams",
     "errors",
+    "flows",
+    "handshake",
+    "keyring",
+    "modes",
+    "newcomers",
+    "noise",
+    "options",
+    "outbox",
+    "pace",
+    "playout",
+    "pool",
+    "recovery",
+    "repair",
+    "routes",
+    "scheduler",
+    "sending",
+    "server_end",
+    "session",
+    "shared",
+    "stats",
+    "streams",
+    "table",
 )
+CORE = ["_core.pyx", *sorted(path.name for path in PACKAGE.glob("*.pxi"))]
 
 
 def imports(source: str) -> set[str]:
@@ -65,15 +80,21 @@ def impurities(name: str) -> set[str]:
     return chains
 
 
-@pytest.mark.parametrize("name", [name for name in PURE if (PACKAGE / f"{name}.py").exists()])
+@pytest.mark.parametrize("name", PURE)
 def test_pure_modules_import_nothing_impure(name: str) -> None:
     assert not impurities(name)
 
 
-def test_the_core_imports_nothing_impure() -> None:
-    found = cython_imports((PACKAGE / "_core.pyx").read_text())
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_imports_nothing_impure(name: str) -> None:
+    found = cython_imports((PACKAGE / name).read_text())
     assert not {name.split(".")[0] for name in found} & FORBIDDEN
     assert not [name for name in found if name.startswith("posix")]
+
+
+def test_all_that_the_core_includes_is_read() -> None:
+    included = re.findall(r'^include "(.+)"', (PACKAGE / "_core.pyx").read_text(), flags=re.MULTILINE)
+    assert ["_core.pyx", *sorted(included)] == CORE
 
 
 @pytest.mark.parametrize(

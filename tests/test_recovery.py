@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcsplitter.carrier import Carrier, Kind
+from tcsplitter.carrier import Carrier
 from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.modes import Kind
 from tcsplitter.recovery import (
     CRUISE_GAIN,
     DEFAULT_RTT,

@@ -12,9 +12,11 @@ import pytest
 from simulator import Line, Network, Plan
 
 from tcsplitter.client_end import ClientConfig
-from tcsplitter.flow import SESSION_WINDOW
+from tcsplitter.credit import SESSION_WINDOW
+from tcsplitter.modes import MODES
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.session import MAX_PARTIAL
+from tcsplitter.shared import Handling
 
 SEEDS = int(os.environ.get("TCSPLITTER_SEEDS", "2400"))
 BATCH = 100
@@ -40,7 +42,14 @@ def make_line(rng: random.Random) -> Line:
 def make_plans(rng: random.Random, config: ClientConfig) -> list[Plan]:
     """One to six streams that write in pieces of their own sizes, some read slowly, some reset."""
     payloads = 30 if config.burst else 4 * config.conns
-    sizes = [0, 1, 36, config.size, min(200_000, payloads * config.size // 2), min(200_000, payloads * config.size)]
+    sizes = [
+        0,
+        1,
+        36,
+        config.handling.size,
+        min(200_000, payloads * config.handling.size // 2),
+        min(200_000, payloads * config.handling.size),
+    ]
     return [
         Plan(
             name=name,
@@ -54,10 +63,20 @@ def make_plans(rng: random.Random, config: ClientConfig) -> list[Plan]:
     ]
 
 
-def make_config(rng: random.Random) -> ClientConfig:
+def make_config(rng: random.Random, dice: random.Random) -> ClientConfig:
+    """Pools and payloads by `rng`; mode, further kinds of carriers and pace by `dice`, half of the time the defaults."""
     conns = rng.choice([1, 2, 4, 16])
+    plain = dice.random() < 0.5
     return ClientConfig(
-        size=rng.choice([100, 1_292, 10_000, 10_000, 65_536]),
+        handling=Handling(
+            size=rng.choice([100, 1_292, 10_000, 10_000, 65_536]),
+            tock=0.0 if plain else dice.choice([0.0, 0.0, 0.01, 0.1]),
+        ),
+        mode=MODES["fling" if plain else dice.choice(list(MODES))],
+        lassoes=dice.choice([1, 2, 4, 16]),
+        sync=not plain and dice.random() < 0.3,
+        retry=not plain and dice.random() < 0.3,
+        after=0.0 if plain else dice.choice([0.0, 0.0, 0.5]),
         reuse=rng.choice([1, 1, 1, 2, 0]),
         conns=conns,
         burst=rng.choice([0, 64, 1024, 1024]) if conns < 64 else 1024,
@@ -67,14 +86,15 @@ def make_config(rng: random.Random) -> ClientConfig:
 
 def run_seed(seed: int) -> Network:
     rng = random.Random(seed)
-    config = make_config(rng)
-    net = Network(seed, make_line(rng), config, ServerConfig(size=config.size, idle=config.idle))
+    config = make_config(rng, random.Random(f"the knobs of seed {seed}"))
+    net = Network(seed, make_line(rng), config, ServerConfig(config.handling, idle=config.idle))
     plans = make_plans(rng, config)
     for plan in plans:
         net.after(rng.choice([0.0, 0.0, 0.3]) * rng.random(), lambda plan=plan: net.open(plan))  # type: ignore[misc]
     net.run(lambda: len(net.by_stream) == len(plans) and net.done(), seconds=600)
     net.verify()
     assert net.peak_held <= SESSION_WINDOW + MAX_PARTIAL
+    assert net.idle_wakes < 2_000, "it wakes up again and again for something that it cannot do"
     return net
 
 

@@ -11,6 +11,7 @@ from simulator import Line, Network, Plan
 from tcsplitter import keyring
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.server_end import LINGER_WITHOUT_STREAMS, ServerConfig
+from tcsplitter.shared import Handling
 
 BULK = (400_000, 400_000)
 
@@ -203,7 +204,8 @@ def test_streams_do_not_dry_up_where_every_fifth_carrier_freezes(sizes: tuple[in
 def test_payloads_that_take_seconds_do_not_choke_their_line(size: int, rate: float, seed: int) -> None:
     """Each takes longer than the verdict that it is lost: what is sent again must not take the place of what is new."""
     fault = [Line(), Line(late=0.1), Line(freeze=0.1), Line(cut=0.05, jitter=0.01)][seed % 4]
-    net = Network(seed, replace(fault, delay=0.02, rate=rate), ClientConfig(size=size), ServerConfig(size=size))
+    handling = Handling(size=size)
+    net = Network(seed, replace(fault, delay=0.02, rate=rate), ClientConfig(handling), ServerConfig(handling))
     for name in range(3):
         net.open(Plan(name, (int(5 * rate), int(5 * rate)), [100_000]))
     net.run(net.done, 250)

@@ -14,6 +14,8 @@ from contextlib import suppress
 import pytest
 from tunnel import LIMIT, MEGABYTE, Service, Tunnel, connect, exchange, prepare, receive, receive_exactly, traffic
 
+pytestmark = pytest.mark.alone
+
 FIGURES = logging.getLogger("figures")  # pytest --log-cli-level=INFO shows them
 MOST_MEMORY = 100 * MEGABYTE
 OFFERED = 2000 * MEGABYTE

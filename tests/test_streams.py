@@ -8,8 +8,8 @@ import pytest
 from stream_ends import NOW, End, Frame, Shot, data, reset_at
 
 from tcsplitter._core import CREDIT, RESET, STREAM, STREAM_CREDIT
+from tcsplitter.credit import SESSION_WINDOW
 from tcsplitter.errors import RemoteProtocolError
-from tcsplitter.flow import SESSION_WINDOW
 from tcsplitter.streams import (
     BY_PROGRAM,
     GAP_GROWTH,
@@ -147,7 +147,7 @@ def test_what_was_not_delivered_is_dropped_by_a_reset(how: str) -> None:
         assert rig.stream.readable == 0
         assert rig.stream.room == 0
         assert rig.end.table.receiving.held == 0
-        assert rig.end.table.sending.unsent == 0
+        assert rig.end.shared.sending.unsent == 0
 
 
 def test_data_after_a_reset_of_this_end_is_dropped_as_it_comes() -> None:
@@ -266,7 +266,7 @@ class Reader:
 
     def __init__(self, rtt: float = 0.0) -> None:
         self.end = End(client=False)
-        self.end.table.scheduler.rtt = rtt
+        self.end.shared.rtt = rtt
         stream = self.end.table.accept(0)
         assert stream is not None
         self.stream = stream
@@ -380,7 +380,7 @@ def test_a_sender_goes_on_when_it_is_granted_more(limit: int, more: int) -> None
 def test_all_streams_go_on_when_the_session_is_granted_more() -> None:
     end = End(client=True)
     streams = [end.table.open() for _ in range(2)]
-    end.table.sending.total = SESSION_WINDOW
+    end.shared.sending.total = SESSION_WINDOW
     for stream in streams:
         stream.write(bytes(10))
     assert [len(chunk.data) for shot in end.shots() for chunk in shot.chunks] == [0, 0]
@@ -410,7 +410,7 @@ def test_room_is_what_windows_and_read_ahead_leave(stream_credit: int, session_l
     end = End(client=True)
     stream = end.table.open()
     stream.raise_send_limit(stream_credit)
-    end.table.sending.total = SESSION_WINDOW - session_left
+    end.shared.sending.total = SESSION_WINDOW - session_left
     stream.write(bytes(unsent))
     assert stream.room == room
 

@@ -29,6 +29,8 @@ from tunnel import (
     traffic,
 )
 
+pytestmark = pytest.mark.alone
+
 FIGURES = logging.getLogger("figures")  # pytest --log-cli-level=INFO shows them
 UP, DOWN = 1, 2  # seeds: what goes up differs from what goes down
 

@@ -7,7 +7,7 @@ import random
 import pytest
 from stream_ends import End, Frame, Pair, data, read, reset_at
 
-from tcsplitter import flow
+from tcsplitter import credit
 from tcsplitter._core import RESET, STREAM, STREAM_CREDIT
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.streams import BY_PROGRAM, TOO_MANY
@@ -152,7 +152,7 @@ def test_data_that_comes_after_its_reset_is_counted_once() -> None:
 
 
 def test_what_was_never_sent_does_not_use_up_the_credit_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "SESSION_WINDOW", 50_000)
+    monkeypatch.setattr(credit, "SESSION_WINDOW", 50_000)
     pair = Pair()
     client, _ = pair.open()
     client.write(bytes(DATA))
@@ -160,7 +160,7 @@ def test_what_was_never_sent_does_not_use_up_the_credit_of_the_session(monkeypat
     other, at_server = pair.open()
     other.write(bytes(other.room))
     pair.settle()
-    assert at_server.readable == pair.ends[0].table.sending.total == 50_000
+    assert at_server.readable == pair.ends[0].shared.sending.total == 50_000
 
 
 class Programs:
@@ -204,7 +204,7 @@ STEPS = ("write", "write", "finish", "reset", "read", "read", "read", "send", "s
 
 @pytest.mark.parametrize("seed", range(400))
 def test_whatever_happens_streams_arrive_whole_and_nothing_is_left(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "SESSION_WINDOW", 12_000)
+    monkeypatch.setattr(credit, "SESSION_WINDOW", 12_000)
     rng = random.Random(seed)
     pair = Pair()
     programs = Programs(pair)

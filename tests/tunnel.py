@@ -30,6 +30,8 @@ from tcsplitter.keys import KEY_VARIABLE, generate_key
 MEGABYTE = 1_000_000
 LIMIT = 30.0  # seconds that any one step may take
 STOP_LIMIT = 5.0  # seconds from SIGTERM to the exit: the 3 that are promised, and some for a slow machine
+APART = {"lasso": "Lasso", "sync": "Sync", "retry": "FlingR"}
+"""Kinds of connections that can have addresses of their own, and what their flags are called."""
 _PIECE = 262_144
 _NOISE = random.Random(6000).randbytes(MEGABYTE - 16)
 
@@ -111,6 +113,17 @@ class End(Process):
         """HOST:PORT where it listens; waits until it does."""
         return self.wait_for(r"listening on (\S+:[0-9]+)")[1]
 
+    def listens(self, kind: str) -> str:
+        """HOST:PORT where a server end takes connections of this kind, if it has an address of its own."""
+        return self.wait_for(rf"listening on .*, {kind} (\S+:[0-9]+)")[1]
+
+    def counted(self) -> dict[str, int]:
+        """Its counters by name, as of now; of a server end those of its only session."""
+        start = len(self.lines)
+        self.process.send_signal(signal.SIGUSR1)
+        line = self.wait_for(r"counted.*: (.*)", start)[1]
+        return {name: int(count) for name, _, count in (item.rpartition(" ") for item in line.split(", "))}
+
     @property
     def memory(self) -> int:
         """Resident bytes."""
@@ -137,8 +150,9 @@ class End(Process):
 class Tunnel:
     """A server end that forwards to `forward`, and a client end.
 
-    `via` puts a proxy in between: it is given the server end's address and returns the one that the client end dials. At the end
-    of the block both get SIGTERM and must leave in order. If anything failed, what both said is shown.
+    `via` puts a proxy in between: it is given the server end's address and returns the one that the client end dials. With
+    `apart` flings, lassoes, sync and retry connections have addresses of their own. `client_options` may be made from the server
+    end. At the end of the block both get SIGTERM and must leave in order. If anything failed, what both said is shown.
     """
 
     def __init__(
@@ -146,9 +160,10 @@ class Tunnel:
         forward: str,
         *,
         server_options: tuple[str, ...] = (),
-        client_options: tuple[str, ...] = (),
+        client_options: tuple[str, ...] | Callable[[End], tuple[str, ...]] = (),
         via: Callable[[str], str] | None = None,
         limit: float = 120.0,
+        apart: bool = False,
     ) -> None:
         self.key = generate_key(secrets.token_bytes(32))
         self.ends: list[End] = []
@@ -157,13 +172,20 @@ class Tunnel:
         self._forward = forward
         self._options = server_options, client_options
         self._via = via
+        self._apart = apart
 
     def __enter__(self) -> "Tunnel":
         self._timer.start()
         try:
             for_server, for_client = self._options
+            if self._apart:
+                for_server += tuple(word for flag in APART.values() for word in (f"--l{flag}", "127.0.0.1:0"))
             self.server = self._start("server", "--lFling", "127.0.0.1:0", "--forward", self._forward, *for_server)
+            if callable(for_client):
+                for_client = for_client(self.server)
             self.server_address = self.server.address if self._via is None else self._via(self.server.address)
+            if self._apart:
+                for_client += tuple(w for kind, flag in APART.items() for w in (f"--r{flag}", self.server.listens(kind)))
             self.client = self._start("client", "--rFling", self.server_address, "--listen", "127.0.0.1:0", *for_client)
             self.address = self.client.address
             """Where programs connect."""

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tcsplitter.credit import SESSION_WINDOW, ReceiveWindow, SendWindow
 from tcsplitter.errors import RemoteProtocolError
-from tcsplitter.flow import SESSION_WINDOW, ReceiveWindow, SendWindow
 
 QUARTER = SESSION_WINDOW // 4
 

@@ -1,0 +1,57 @@
+"""Which carriers there are and what each may carry: the modes of `--dup`, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Kind(IntEnum):
+    """What a carrier was dialled for (PROTOCOL.md section 4)."""
+
+    FLING = 0
+    LASSO = 1
+    SYNC = 2
+    RETRY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """Which pools the client keeps dialled, and which of them carry payload in each direction."""
+
+    name: str
+    number: int
+    """On the wire (PROTOCOL.md section 2)."""
+    pools: tuple[Kind, ...]
+    up: tuple[Kind, ...]
+    """Kinds that carry payload from client to server, in the order in which they are taken."""
+    down: tuple[Kind, ...]
+    """The same from server to client."""
+    incoming_first: bool = False
+    """The client leaves as many idle carriers alone as the server wants."""
+
+    def carries(self, client: bool) -> tuple[Kind, ...]:
+        """Kinds that this end may send payload on, in the order in which they are taken."""
+        return self.up if client else self.down
+
+
+_F, _L = Kind.FLING, Kind.LASSO
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("fling", 0, pools=(_F,), up=(_F,), down=(_F,)),
+        Mode("lasso", 1, pools=(_L,), up=(_L,), down=(_L,), incoming_first=True),
+        Mode("both", 2, pools=(_F, _L), up=(_F, _L), down=(_L, _F)),
+        Mode("none", 3, pools=(_F, _L), up=(_F,), down=(_L,)),
+    )
+}
+"""By name, in the order of their numbers."""
+
+RESERVE = 2
+"""Idle carriers of a direction that are kept for control frames and sparse streams."""
+
+
+def reserve(pool: int, burst: int) -> int:
+    """How many to keep of a pool of this size: a fixed one of less than two reserves is too small to spare any."""
+    return RESERVE if burst or pool >= 2 * RESERVE else 0

@@ -1,0 +1,80 @@
+"""Which carrier takes which shot: payload by the mode, control frames on sync carriers, what was lost on retry carriers."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from tcsplitter.acks import MAX_ACK_DELAY
+from tcsplitter.carrier import Carrier, CarrierSet, PeerCarriers
+from tcsplitter.modes import Kind, Mode
+
+if TYPE_CHECKING:
+    from tcsplitter.recovery import Recovery
+
+SYNC_RTTS, SYNC_SECONDS = 2.0, MAX_ACK_DELAY + 0.005
+"""A sync carrier that owes an answer for longer than both together is passed over."""
+
+
+class Routes:
+    """The choice of carriers for one end of a session."""
+
+    def __init__(
+        self, mode: Mode, client: bool, reserve: int, carriers: CarrierSet, peer: PeerCarriers, recovery: Recovery
+    ) -> None:
+        self._reserve = reserve
+        self._carriers = carriers
+        self._peer = peer
+        self._recovery = recovery
+        self._yields = mode.incoming_first and client
+        self._silent: set[Carrier] = set()
+
+    def payload(self, urgent: bool, now: float) -> Carrier | None:
+        """A carrier for payload; bulk leaves the reserve alone, unless nothing is under way that could say what it wants."""
+        reserve = 0 if urgent or not self._recovery.in_flight else self._reserve
+        if self._yields and self._peer.said_at > now - self._recovery.give_up_after:
+            reserve = max(reserve, self._peer.want)
+        return self._carriers.take(reserve)
+
+    def lost(self) -> Carrier | None:
+        """A carrier that is there for what has to be sent again."""
+        return self._carriers.take_idle(Kind.RETRY)
+
+    def control(self, now: float) -> Carrier | None:
+        """A carrier for control frames and acks: a sync carrier, one that is due anyway, an idle one."""
+        sync = self.sync(now)
+        if sync is not None:
+            return sync
+        due = self._carriers.next_due()
+        return due if due is not None and not due.backlog else self._carriers.take(0)
+
+    def sync(self, now: float) -> Carrier | None:
+        """The sync carrier to use; None if there is none that the other end knows and that answers."""
+        idle = self._carriers.idle[Kind.SYNC]
+        if idle:
+            unconfirmed = self._carriers.unconfirmed[Kind.SYNC]
+            for carrier in idle:
+                if not carrier.backlog and carrier.hello not in unconfirmed and now < carrier.asked_at + self._sync_patience:
+                    return carrier
+        return None
+
+    def fell_silent(self, now: float) -> list[Carrier]:
+        """Sync carriers that have owed an answer for too long since this was asked last: what they hold has to go elsewhere."""
+        idle = self._carriers.idle[Kind.SYNC]
+        if not idle:
+            return []
+        silent = {carrier for carrier in idle if now >= carrier.asked_at + self._sync_patience}
+        fresh = [carrier for carrier in idle if carrier in silent - self._silent]
+        self._silent = silent
+        return fresh
+
+    def deadline(self) -> float:
+        """When `fell_silent` has to be called next."""
+        idle = self._carriers.idle[Kind.SYNC]
+        if not idle:
+            return inf
+        return min((c.asked_at for c in idle if c not in self._silent), default=inf) + self._sync_patience
+
+    @property
+    def _sync_patience(self) -> float:
+        return SYNC_RTTS * self._recovery.rtt + SYNC_SECONDS

@@ -1,0 +1,284 @@
+"""What leaves a session: shots are filled, numbered, sealed and put on carriers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+from tcsplitter._core import FINAL, ShotWriter, seal_hello
+from tcsplitter.carrier import Carrier, Op
+from tcsplitter.chunks import Control
+from tcsplitter.errors import LocalProtocolError
+from tcsplitter.modes import MODES, RESERVE, Kind, Mode
+from tcsplitter.recovery import SentShot
+from tcsplitter.routes import Routes
+from tcsplitter.shared import Handling
+
+if TYPE_CHECKING:
+    from tcsplitter.acks import Acks
+    from tcsplitter.carrier import CarrierSet
+    from tcsplitter.keyring import Epoch, Keyring
+    from tcsplitter.outbox import Outbox
+    from tcsplitter.recovery import Recovery
+    from tcsplitter.scheduler import Piece
+    from tcsplitter.shared import Shared
+    from tcsplitter.streams import Stream
+    from tcsplitter.table import StreamTable
+
+MAX_WANT = 1024
+ControlFrames = list[tuple[Control, "Stream | None"]]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """How this end takes part in a session."""
+
+    client: bool
+    mode: Mode = MODES["fling"]
+    handling: Handling = field(default_factory=Handling)
+    reuse: int = 1
+    """Data shots per carrier and half; 0: no limit."""
+    idle: float = 25.0
+    """Seconds for which a carrier may stay unused."""
+    reserve: int = RESERVE
+    """Idle carriers that bulk leaves alone."""
+    most: int = MAX_WANT
+    """Idle carriers that the pool can have at all, as far as this end's want goes."""
+    datagrams: bool = False
+    """The session carries flows, not streams."""
+
+
+class Sender:
+    """One direction of a session: it takes what waits, and what the other end has to be told, to carriers."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        carriers: CarrierSet,
+        routes: Routes,
+        recovery: Recovery,
+        acks: Acks,
+        keys: Keyring,
+        streams: StreamTable,
+        outbox: Outbox,
+    ) -> None:
+        self.next_number = 0
+        self._config = config
+        self._carriers = carriers
+        self._routes = routes
+        self._recovery = recovery
+        self._acks = acks
+        self._keys = keys
+        self._streams = streams
+        self._shared: Shared = streams.shared
+        self._counters = streams.shared.counters
+        self._outbox = outbox
+        self._writer = ShotWriter()
+        self._greeters: list[Carrier] = []
+        """Carriers whose hello waits for the end of the wake, so that it can leave in one segment with a shot."""
+
+    @property
+    def _now(self) -> float:
+        return self._shared.now
+
+    @property
+    def has_work(self) -> bool:
+        """Something is under way or waits to be sent."""
+        return bool(self._recovery.sent or self._streams.has_control or self._shared.scheduler)
+
+    def want(self) -> int:
+        """Idle carriers that this end wishes to find: what leaves while one is dialled, and what waits now."""
+        scheduler, sending = self._shared.scheduler, self._shared.sending
+        leaving = 1.25 * self._recovery.rate_at(self._now) * 1.5 * self._recovery.rtt
+        waiting = min(sending.unsent, max(0.0, self._recovery.window() - self._recovery.in_flight))
+        payloads = int((leaving + waiting) / self._shared.size) + sending.lost_chunks
+        return min(MAX_WANT, self._config.most, self._config.reserve + payloads + bool(scheduler.bulk))
+
+    # ------------------------------------------------------------------------------------- a wake
+
+    def flush(self) -> None:
+        """Send what may be sent and what is due."""
+        now = self._now
+        self._shared.tock.run(now)
+        if self._streams.has_control and (carrier := self._routes.sync(now)) is not None:
+            self._send_data(carrier, payload=False)
+        self._send_lost()
+        self._send_waiting()
+        if now >= self._acks.due_at and (carrier := self._routes.sync(now)) is not None:
+            self._send_ack(carrier)
+        self._finish_due()
+        # An ack whose carrier's half was used up goes alone when nothing took it along.
+        if now >= self._acks.due_at and (carrier := self._routes.control(now)) is not None:
+            self._send_ack(carrier)
+
+    def deadline(self) -> float:
+        """When `flush` must be called again at the latest."""
+        due = self._carriers.next_due()
+        by = min(due.ack_by if due else inf, self._shared.tock.opens_at, self._routes.deadline())
+        if self._acks.due_at < by and self._routes.control(self._now) is not None:
+            return self._acks.due_at
+        return by
+
+    def _send_lost(self) -> None:
+        """Send again what was lost, on carriers that are there for it."""
+        lost = self._shared.scheduler.lost
+        while lost and self._recovery.chunks_left > 0 and self._recovery.may_send():
+            carrier = self._routes.lost()
+            if carrier is None or not self._send_data(carrier, lost=True):
+                return
+
+    def _send_waiting(self) -> None:
+        """Send control frames, sparse streams and bulk, in that order."""
+        scheduler, now = self._shared.scheduler, self._now
+        while True:
+            sparse = bool(scheduler.sparse) and self._recovery.chunks_left > 0
+            control = self._streams.has_control
+            carrier = None
+            if sparse or (scheduler.bulk and self._recovery.may_send()):
+                carrier = self._routes.payload(sparse or control, now)
+            if carrier is not None:
+                self._send_data(carrier)
+            elif control and (carrier := self._routes.control(now)) is not None:
+                self._send_data(carrier, payload=False)
+            else:
+                return
+
+    def _finish_due(self) -> None:
+        """Use the halves whose time has come: with an ack, or, where the server owes none, by closing."""
+        while (carrier := self._carriers.next_due()) is not None and carrier.ack_by <= self._now:
+            if self._config.client or carrier.owes_ack:
+                self._send_ack(carrier)
+            else:
+                self._carriers.drop(carrier, Op.CLOSE)
+
+    # -------------------------------------------------------------------------------------- shots
+
+    def _send_data(self, carrier: Carrier, payload: bool = True, lost: bool = False) -> bool:
+        """Send one shot of control frames and payload, or of what is to be sent again; False if there was nothing after all."""
+        self._begin_body()
+        control = self._write_control(carrier)
+        chunks = self._fill(lost) if payload else []
+        if not control and not chunks:
+            return False
+        self._write_ack(carrier)
+        self._seal_data(carrier, chunks, control)
+        return True
+
+    def _send_ack(self, carrier: Carrier) -> None:
+        """Send an ack, with what control frames wait."""
+        self._begin_body()
+        control = self._write_control(carrier)
+        if carrier.kind is Kind.SYNC and carrier.asked_at == inf and self._acks.for_payload:
+            self._acks.for_payload = False
+            self._writer.ping()
+            control.append((Control.PING, None))
+        self._write_ack(carrier)
+        if control:
+            self._seal_data(carrier, [], control)
+        else:
+            self._seal(carrier, final=(carrier.tx_left == 1 and self._config.reuse == 1) or carrier.rx_final)
+
+    def _fill(self, lost: bool) -> list[Piece]:
+        scheduler, recovery = self._shared.scheduler, self._recovery
+        if lost:
+            return scheduler.fill_lost(self._writer, recovery.chunks_left)
+        return scheduler.fill(self._writer, recovery.chunks_left, recovery.may_send())
+
+    def _write_control(self, carrier: Carrier) -> ControlFrames:
+        """Control frames wait for a sync carrier where there is one that answers."""
+        if not self._streams.has_control or (carrier.kind is not Kind.SYNC and self._routes.sync(self._now) is not None):
+            return []
+        return self._streams.write_control(self._writer)
+
+    def _write_ack(self, carrier: Carrier) -> None:
+        """Acks ride on whatever goes; where a sync carrier answers they go there as well."""
+        settled = carrier.kind is Kind.SYNC or self._routes.sync(self._now) is None
+        self._acks.write(self._writer, self._now, settled)
+
+    def _begin_body(self) -> None:
+        held = len(self._carriers.idle[self._carriers.payload[0]])
+        self._writer.begin(self.want(), held)
+
+    def _seal_data(self, carrier: Carrier, chunks: list[Piece], control: ControlFrames) -> None:
+        """Seal and send the body that was built as a shot that asks for an ack."""
+        final = carrier.tx_left == 1 or carrier.rx_final
+        carrier.tx_left -= 1
+        if len(carrier.sent) >= 64:
+            carrier.sent = [n for n in carrier.sent if self._recovery.knows(n)]
+        carrier.sent.append(self.next_number)
+        carrier.asked_at = min(carrier.asked_at, self._now)
+        if chunks:
+            self._note_payload(carrier)
+        shot = SentShot(self.next_number, self._now, self._writer.size, carrier, chunks, control)
+        carrier.outstanding += shot.size
+        self._recovery.on_sent(shot, more_waits=bool(self._shared.scheduler.bulk))
+        self._seal(carrier, final)
+        if not final:
+            self._carriers.expire(carrier, self._now + self._recovery.give_up_after)
+        for chunk in chunks:
+            if chunk.source.unsent < self._shared.size:
+                self._shared.tell(chunk.source)
+
+    def _note_payload(self, carrier: Carrier) -> None:
+        if not carrier.carried:
+            carrier.carried = True
+            counted = self._counters.kinds[carrier.kind]
+            counted.sent_on += 1
+            counted.both_ways += carrier.brought
+
+    def _seal(self, carrier: Carrier, final: bool) -> None:
+        """Seal the body that was built and send it on this end's half, which it completes if `final`."""
+        epoch = self._epoch()
+        data = self._writer.seal(epoch.seal, FINAL if final else 0, epoch.number, self._take_number(epoch))
+        epoch.volume += len(data)
+        self._counters.shots_sent += 1
+        self._write(carrier, data)
+        self._carriers.used(carrier, final, self._recovery.give_up_after, self._now)
+
+    def _epoch(self) -> Epoch:
+        if self._keys.sealing is None:
+            raise LocalProtocolError("a session seals nothing before it has keys")
+        return self._keys.sealing
+
+    def _take_number(self, epoch: Epoch) -> int:
+        epoch.sealed += 1
+        self.next_number += 1
+        return self.next_number - 1
+
+    def _write(self, carrier: Carrier, data: bytes) -> None:
+        if carrier.greeting:
+            data = carrier.greeting + data
+            carrier.greeting = b""
+        self._counters.bytes_sent += len(data)
+        self._outbox.actions.append((Op.WRITE, carrier, data))
+
+    # ------------------------------------------------------------------------------ a carrier's ends
+
+    def hello(self, carrier: Carrier, session_id: bytes) -> int:
+        """Client: greet the server on a fresh connection, at the end of the wake; returns the hello's number."""
+        epoch = self._epoch()
+        number = self._take_number(epoch)
+        hello = seal_hello(epoch.seal, epoch.number, number, int(carrier.kind), int(carrier.dial_seconds * 1e6))
+        carrier.greeting = session_id + hello
+        self._greeters.append(carrier)
+        return number
+
+    def greet(self) -> None:
+        """Send the hellos that no shot took along."""
+        for carrier in self._greeters:
+            if carrier.greeting and not carrier.closed:
+                self._write(carrier, b"")
+        self._greeters.clear()
+
+    def retire(self, carrier: Carrier) -> None:
+        """Client: finish an idle carrier."""
+        self._begin_body()
+        self._seal(carrier, final=True)
+
+    def close(self, code: int, reason: str) -> None:
+        """Tell the other end that the session ends, if there is a carrier to do it on."""
+        if self._keys.can_seal and (carrier := self._routes.control(self._now)) is not None:
+            self._writer.begin(0, 0)
+            self._writer.close(code, reason)
+            self._seal(carrier, final=True)

@@ -1,0 +1,61 @@
+"""What the streams and flows of a session share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tcsplitter.credit import SendWindow
+from tcsplitter.options import Playout, Retries
+from tcsplitter.pace import Beats, Tock
+from tcsplitter.scheduler import Scheduler
+from tcsplitter.stats import Counters
+
+if TYPE_CHECKING:
+    from tcsplitter.scheduler import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """How this end treats what it carries; times in seconds."""
+
+    size: int = 10_000
+    """Bytes of streams and datagrams that one payload carries."""
+    tock: float = 0.0
+    """For how long a payload that is not full may wait for more."""
+    playout: Playout = field(default_factory=Playout)
+    retries: Retries = field(default_factory=Retries)
+    deadline: float = 0.0
+    """Age at which a datagram is dropped; 0: at none."""
+    flow_idle: float = 60.0
+    """After so long without a datagram a flow ends."""
+
+
+class Shared:
+    """Turns, windows, timers, counters and being heard, for all streams and flows of one session."""
+
+    def __init__(self, handling: Handling, news: dict[Any, None], touch: Callable[[], None]) -> None:
+        self.handling = handling
+        self.size = handling.size
+        self.peer_skip = -1
+        """Attempts that are made for stream data which does not come, as the other end wishes; -1: no end of them."""
+        self.counters = Counters()
+        self.sending = SendWindow()
+        self.scheduler = Scheduler(handling.size)
+        self.tock = Tock(handling.tock, handling.size)
+        self.beats = Beats()
+        self.now = 0.0
+        """Of this wake; the session keeps it and the next up to date."""
+        self.rtt = 0.0
+        self.news = news
+        self.touch = touch
+
+    def schedule(self, source: Source) -> None:
+        """It may have something to send."""
+        self.touch()
+        self.scheduler.schedule(source)
+
+    def tell(self, member: Any) -> None:
+        """The local side has to look at this stream or flow."""
+        self.news[member] = None
