@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from tcsplitter._core import ShotReader
 from tcsplitter.modes import Kind
 
+TRIM_AT = 64
+
 
 class Op(IntEnum):
     """What the pure side asks of the I/O side, in an Action."""
@@ -57,8 +59,8 @@ class Carrier:
 
     __slots__ = (
         "ack_by", "asked_at", "backlog", "brought", "carried", "closed", "dial_seconds", "eof", "expires_at", "greeting",
-        "hello", "idle_for", "io", "kind", "outstanding", "owes_ack", "reader", "rx_final", "sent", "session", "tx_final",
-        "tx_left", "used_at",
+        "hello", "idle_for", "io", "kind", "outstanding", "owes_ack", "reader", "rx_final", "sent", "session", "trim_at",
+        "tx_final", "tx_left", "used_at",
     )  # fmt: skip
 
     def __init__(self, kind: Kind, now: float) -> None:
@@ -94,6 +96,8 @@ class Carrier:
         """When the carrier is given up or retired."""
         self.sent: list[int] = []
         """Numbers of data shots sent here and, as far as known, unacknowledged."""
+        self.trim_at = TRIM_AT
+        """How many there may be until those that are known are taken out."""
         self.outstanding = 0
         """Bytes in its send queue, as far as known: what was sent, or what the last probe found."""
         self.asked_at = inf
@@ -107,7 +111,7 @@ class Carrier:
 class PeerCarriers:
     """What the other end said last about its idle carriers; the highest shot number stands."""
 
-    __slots__ = ("_number", "held", "said_at", "want")
+    __slots__ = ("_number", "held", "payload_at", "said_at", "want")
 
     def __init__(self) -> None:
         self.want = 0
@@ -115,6 +119,8 @@ class PeerCarriers:
         self.held = 0
         """How many it has: those that froze on their way it does not count, and this end would."""
         self.said_at = -inf
+        self.payload_at = -inf
+        """When payload came from it last."""
         self._number = -1
 
     def state(self, number: int, want: int, held: int, now: float) -> None:

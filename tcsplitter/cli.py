@@ -281,7 +281,7 @@ _COMMON = _several(
 )
 @click.version_option(__version__, message="%(prog)s %(version)s", prog_name="tcsplitter")
 def main() -> None:
-    """A TCP tunnel that sends each payload of a stream on a TCP connection of its own."""
+    """A tunnel for TCP and UDP that sends each payload on a TCP connection of its own."""
 
 
 @main.command(

@@ -10,6 +10,7 @@ from tcsplitter.modes import MODES, Kind
 from tcsplitter.net import Listener, listen_on
 from tcsplitter.options import Address, ClientOptions
 from tcsplitter.program import Program, handling_of, raise_descriptor_limit
+from tcsplitter.streams import REFUSED
 from tcsplitter.transport import Dialler
 from tcsplitter.udp import UdpListener, bind_udp
 
@@ -105,8 +106,8 @@ class _Connect(_Client):
         super().__init__(options, "connect")
         self.exit_code = 1  # until the stream ends in order
         self._over = False
-        stream = self.end.open_stream(self.reactor.now)
-        self._stdio = StdioEndpoint(self.reactor, stream, fd_in, fd_out, self._ended, options.tick)
+        self._stream = self.end.open_stream(self.reactor.now)
+        self._stdio = StdioEndpoint(self.reactor, self._stream, fd_in, fd_out, self._ended, options.tick)
         self._stdio.update(self.reactor.now)
 
     def close(self) -> None:
@@ -124,6 +125,10 @@ class _Connect(_Client):
         self._over = True
         if clean:
             self.exit_code = 0
+        elif self._stream.reset_code == REFUSED:
+            self.logger.warning("refused: the server end cannot reach its --forward")
+        else:
+            self.logger.warning("the stream was reset")
 
 
 def run_connect(options: ClientOptions, fd_in: int = 0, fd_out: int = 1) -> int:

@@ -84,7 +84,11 @@ def run_demo(
             for end in (client, server):
                 end.stop(clock)
             say(
-                _row("connections used", f"{client.counted('carriers'):,}", f"{client.counted('shots lost')} payloads sent again")
+                _row(
+                    "connections used",
+                    f"{client.counted('carriers'):,}",
+                    f"{client.counted('payloads resent')} payloads sent again",
+                )
             )
     except TimeoutError:
         return _fail(say, f"not done within {time_limit:g} s", ends)

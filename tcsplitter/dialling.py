@@ -26,7 +26,9 @@ class Dialling:
     ) -> None:
         """`pools`: how many to keep, and the ceiling, by kind; `idle`, `after`: seconds, as Pool has them."""
         self._mode = mode
-        budget = DialBudget(now)
+        self._missing_since = inf
+        """Since when the server has lacked idle carriers that this end takes for idle."""
+        budget = DialBudget(now, len(pools))
         self._pools = {kind: Pool(size, burst, idle, budget, random, now, after) for kind, (size, burst) in pools.items()}
 
     def connected(self, carrier: Carrier) -> None:
@@ -44,6 +46,7 @@ class Dialling:
 
     def revive(self, now: float) -> None:
         """There is contact again."""
+        self._missing_since = inf
         for pool in self._pools.values():
             pool.revive(now)
 
@@ -60,6 +63,7 @@ class Dialling:
 
     def due(self, session: Session, waiting: Collection[Carrier], now: float) -> list[Carrier]:
         """New carriers to be dialled; `waiting`: those that are connected and not yet of the session."""
+        self._free_places(session, now)
         rtt = session.recovery.rtt
         wants = self._wants(session, now)
         dialled: list[Carrier] = []
@@ -87,6 +91,22 @@ class Dialling:
         if Kind.RETRY in self._pools:
             wants[Kind.RETRY] = session.shared.sending.lost_chunks
         return wants
+
+    def _free_places(self, session: Session, now: float) -> None:
+        """Carriers that the server should have, and has not for long, froze: they must not hold places in the pool."""
+        kind, carriers = self._mode.down[0], session.carriers
+        if not session.id or not _said_lately(session, now):
+            return
+        if len(carriers.idle[kind]) <= self._idle(kind, session, now):
+            self._missing_since = inf
+            return
+        said_at = session.peer.said_at
+        self._missing_since = min(self._missing_since, said_at)
+        if max(self._missing_since, session.data_at) <= said_at - session.recovery.give_up_after:
+            for carrier in list(carriers.idle[kind]):
+                if carrier.hello not in carriers.unconfirmed[kind] and not carrier.reader.pending:
+                    session.give_up(carrier, now)
+            self._missing_since = inf
 
     def _idle(self, kind: Kind, session: Session, now: float) -> int:
         """Idle carriers of a kind; of those that the server takes no more than it has, or will have in a moment."""

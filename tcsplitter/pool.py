@@ -15,6 +15,8 @@ GROWTH = 4
 """The pool may grow by this factor in an RTT."""
 SLOW_RTTS, SLOW_SECONDS = 3.0, 0.25
 """A dial that takes longer than the larger of these is raced by another."""
+MANY_SLOW = MAX_DIALING // 4
+"""So many slow dials are raced by no more than one at a time."""
 RACED = 2
 """Slow dials may raise the number of sockets to so many times the ceiling."""
 ABANDON_RTTS, ABANDON_SECONDS = 30.0, 10.0
@@ -35,7 +37,9 @@ class Random(Protocol):
 class DialBudget:
     """What all pools of an end may dial together: a bound on dials under way, and a token bucket for new ones."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, pools: int = 1) -> None:
+        self.share = MAX_DIALING if pools == 1 else MAX_DIALING // 2
+        """Dials of one pool that may be under way, so that an address that does not answer leaves some to the others."""
         self.dialing = 0
         """Dials under way."""
         self._tokens = float(DIAL_BURST)
@@ -100,10 +104,11 @@ class Pool:
         missing = max(self._floor(now), min(want, self._burst)) - idle - young
         if missing <= 0 or now < self._not_before:
             return 0
-        if self._failures:
+        if self._failures or len(self._dialing) - young >= MANY_SLOW:
             missing = 0 if young else 1
         ceiling, total = self._burst or self._conns, alive + young
         possible = min(missing, ceiling - total, RACED * ceiling - alive - len(self._dialing), self._budget.left(now))
+        possible = min(possible, self._budget.share - len(self._dialing))
         grown = self._grown(total, rtt, now) - total
         self._held_back = grown < possible
         return max(0, min(possible, grown))

@@ -80,7 +80,7 @@ class Program:
             if threading.current_thread() is threading.main_thread():
                 heeded = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]  # nohup ignores SIGHUP
                 self.reactor.catch_signals(heeded, self._asked_to_stop)
-                self.reactor.catch_signals(COUNTING, lambda _now: self._log_counters(logging.INFO))
+                self.reactor.catch_signals(COUNTING, lambda _now: self._log_counters(self._asked_level))
             if self.ready:
                 self.logger.log(logging.INFO, self.ready)
             self.reactor.run()
@@ -153,11 +153,19 @@ class Program:
             self._drain(now)
         self.settled(now)
 
+    @property
+    def _asked_level(self) -> int:
+        """For what the user asked for: it is said however little is said otherwise."""
+        return max(logging.INFO, self.logger.getEffectiveLevel())
+
     def _log_counters(self, level: int) -> None:
         """Say what was counted, a line for each session."""
         udp = {f"udp_{name}": count for name, count in self.udp.as_dict().items() if count}
-        for name, counted in self.end.counted():
-            self.logger.log(level, counted_line(name, counted | udp))
+        counted = self.end.counted()
+        for name, of_session in counted:
+            self.logger.log(level, counted_line(name, of_session | udp))
+        if not counted:
+            self.logger.log(level, "counted: no session")
 
     def _drain(self, now: float) -> None:
         if self._left.when != inf:

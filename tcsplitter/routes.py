@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SYNC_RTTS, SYNC_SECONDS = 2.0, MAX_ACK_DELAY + 0.005
 """A sync carrier that owes an answer for longer than both together is passed over."""
 
+YIELD_RTTS, YIELD_SECONDS = 2.0, 0.05
+"""A server that has payload waiting, and idle carriers to send it on, does not pause for longer than both together."""
+
 
 class Routes:
     """The choice of carriers for one end of a session."""
@@ -32,9 +35,14 @@ class Routes:
     def payload(self, urgent: bool, now: float) -> Carrier | None:
         """A carrier for payload; bulk leaves the reserve alone, unless nothing is under way that could say what it wants."""
         reserve = 0 if urgent or not self._recovery.in_flight else self._reserve
-        if self._yields and self._peer.said_at > now - self._recovery.give_up_after:
+        if now < self.yields_until:
             reserve = max(reserve, self._peer.want)
         return self._carriers.take(reserve)
+
+    @property
+    def yields_until(self) -> float:
+        """Until when incoming payload has precedence: where the mode says so, while it comes."""
+        return self._peer.payload_at + YIELD_RTTS * self._recovery.rtt + YIELD_SECONDS if self._yields else -inf
 
     def lost(self) -> Carrier | None:
         """A carrier that is there for what has to be sent again."""

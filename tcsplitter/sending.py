@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from tcsplitter._core import FINAL, ShotWriter, seal_hello
-from tcsplitter.carrier import Carrier, Op
+from tcsplitter.carrier import TRIM_AT, Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.errors import LocalProtocolError
 from tcsplitter.modes import MODES, RESERVE, Kind, Mode
@@ -116,6 +116,8 @@ class Sender:
         """When `flush` must be called again at the latest."""
         due = self._carriers.next_due()
         by = min(due.ack_by if due else inf, self._shared.tock.opens_at, self._routes.deadline())
+        if self._shared.scheduler and self._routes.yields_until > self._now:
+            by = min(by, self._routes.yields_until)
         if self._acks.due_at < by and self._routes.control(self._now) is not None:
             return self._acks.due_at
         return by
@@ -123,6 +125,8 @@ class Sender:
     def _send_lost(self) -> None:
         """Send again what was lost, on carriers that are there for it."""
         lost = self._shared.scheduler.lost
+        while lost and not (source := next(iter(lost))).has_lost:
+            del lost[source]
         while lost and self._recovery.chunks_left > 0 and self._recovery.may_send():
             carrier = self._routes.lost()
             if carrier is None or not self._send_data(carrier, lost=True):
@@ -204,8 +208,9 @@ class Sender:
         """Seal and send the body that was built as a shot that asks for an ack."""
         final = carrier.tx_left == 1 or carrier.rx_final
         carrier.tx_left -= 1
-        if len(carrier.sent) >= 64:
+        if len(carrier.sent) >= carrier.trim_at:
             carrier.sent = [n for n in carrier.sent if self._recovery.knows(n)]
+            carrier.trim_at = max(TRIM_AT, 2 * len(carrier.sent))
         carrier.sent.append(self.next_number)
         carrier.asked_at = min(carrier.asked_at, self._now)
         if chunks:

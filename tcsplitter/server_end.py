@@ -45,6 +45,8 @@ PROVISIONAL_SECONDS = 10.0
 MAX_PROVISIONAL = 8
 """Sessions of one key that no sealed shot has confirmed."""
 LINGER_WITHOUT_STREAMS = 120.0
+QUIET_SECONDS = 75.0
+"""For so long a client that has streams and nothing to say may be silent: between its pings lies a minute at most."""
 SWEEP_SECONDS = 5.0
 """How often sessions are looked through for those without contact."""
 
@@ -233,9 +235,10 @@ class ServerEnd:
             return self._refusal(STATUS_OTHER_VERSION), None
         mode = _MODES.get(request.mode)
         if mode is None or self._config.mode not in (None, mode):
-            return self._refusal(STATUS_MODE_NOT_SUPPORTED), None
+            asked = mode.name if mode else f"number {request.mode}"
+            return self._decline(STATUS_MODE_NOT_SUPPORTED, f"client {key_name}: it asks for --dup {asked}"), None
         if request.protocol != PROTOCOLS.index(self._config.protocol):
-            return self._refusal(STATUS_OTHER_PROTOCOL), None
+            return self._decline(STATUS_OTHER_PROTOCOL, f"client {key_name}: it wants another --protocol"), None
         skip = self._config.handling.retries.skip + 1
         session = self.sessions.get(request.previous)
         if session is not None and session.name == key_name and not session.closed:
@@ -244,6 +247,11 @@ class ServerEnd:
             return self._refusal(STATUS_NO_ROOM), None
         session = self._fresh_session(request, mode, key_name, now)
         return Answer(VERSION, STATUS_NEW, 0, session.id, self._instance, skip), session
+
+    def _decline(self, status: int, why: str) -> Answer:
+        """Refuse somebody who has a key."""
+        self.outbox.note(logging.WARNING, f"refused {why}", "declined")
+        return self._refusal(status)
 
     def _refusal(self, status: int) -> Answer:
         return Answer(VERSION, status, 0, NO_SESSION, self._instance)
@@ -329,7 +337,7 @@ class ServerEnd:
         """End the sessions whose client was not heard of for too long."""
         self._sweep_at = now + SWEEP_SECONDS
         for session in list(self.sessions.values()):
-            if now - session.heard_at > (self._config.linger if session.streams else LINGER_WITHOUT_STREAMS):
+            if now - session.heard_at > (QUIET_SECONDS + self._config.linger if session.streams else LINGER_WITHOUT_STREAMS):
                 session.close(STOPPED, "no contact")
                 self._account(session)
                 self._forget(session)

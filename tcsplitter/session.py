@@ -56,6 +56,8 @@ MAX_PIECES = 16_384
 """Separate pieces held in all reassembly buffers of a session."""
 MAX_PARTIAL = 32 * 1024 * 1024
 """Bytes of shots that have not arrived whole, in all carriers of a session."""
+MAX_SYNCS = 16
+"""Sync carriers of a session: clients dial two, and what is done for each in every wake must not be asked for thousands."""
 STOPPED, PROTOCOL = 0, 1
 """Codes of CLOSE."""
 
@@ -146,6 +148,7 @@ class Session:
     def welcome(self, carrier: Carrier, record: tuple[int, int, int, bytes], now: float) -> bool:
         """Server: check the hello of a connection that names this session; adopt the carrier if it is genuine."""
         self.enter(now)
+        self._touch()
         _flags, epoch_number, number, sealed = record
         epoch = self.keys.get(epoch_number)
         if epoch is None or self._replay.check(number) != FRESH:
@@ -154,6 +157,8 @@ class Session:
             kind, rtt_us = open_hello(epoch.open, sealed)
             carrier.kind = Kind(kind)
         except (InvalidTag, RemoteProtocolError):
+            return False
+        if carrier.kind is Kind.SYNC and self.carriers.alive[Kind.SYNC] >= MAX_SYNCS:
             return False
         try:
             self._opened(epoch, number, len(sealed))
@@ -244,6 +249,7 @@ class Session:
     def _note_payload(self, carrier: Carrier) -> None:
         """A carrier brought payload."""
         self._acks.for_payload = True
+        self.peer.payload_at = self.now
         if not carrier.brought:
             carrier.brought = True
             counted = self.counters.kinds[carrier.kind]
@@ -277,6 +283,13 @@ class Session:
         if not carrier.closed:
             self.suspect = True
             self._repair.kill(carrier, now)
+
+    def give_up(self, carrier: Carrier, now: float) -> None:
+        """Nothing comes through it any more."""
+        self.enter(now)
+        self._touch()
+        self.counters.kinds[carrier.kind].timed_out += 1
+        self._repair.kill(carrier, now)
 
     def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
         """The answer to a PROBE: so many bytes wait in the send queue."""

@@ -21,6 +21,7 @@ from tcsplitter.pool import (
     GROWTH,
     IDLE_JITTER,
     LAST_BACKOFF,
+    MANY_SLOW,
     MAX_DIALING,
     RACED,
     SLOW_RTTS,
@@ -55,6 +56,22 @@ def dial(pool: Pool, count: int = 1, now: float = NOW) -> list[Carrier]:
     for carrier in carriers:
         pool.dialled(carrier, now)
     return carriers
+
+
+def test_an_address_that_does_not_answer_leaves_dials_to_the_other_pools() -> None:
+    """Slow dials are raced, many of them by one at a time, and one pool never has more than half of all that may be under way."""
+    budget = DialBudget(NOW, pools=2)
+    silent, other = make(conns=16, budget=budget), make(conns=16, budget=budget)
+    now = NOW
+    while now < NOW + ABANDON_SECONDS - 0.1:
+        due = silent.dials_due(0, 0, 100, RTT, now)
+        slow = len([began for began in silent._dialing.values() if began <= now - SLOW_SECONDS])
+        if slow >= MANY_SLOW:
+            assert due <= 1
+        dial(silent, due, now)
+        now += 0.05
+    assert MANY_SLOW < budget.dialing <= MAX_DIALING // 2
+    assert other.dials_due(0, 0, 100, RTT, now) == 64
 
 
 def settle(pool: Pool, carriers: list[Carrier]) -> None:

@@ -94,6 +94,8 @@ def run_seed(seed: int) -> Network:
     net.run(lambda: len(net.by_stream) == len(plans) and net.done(), seconds=600)
     net.verify()
     assert net.peak_held <= SESSION_WINDOW + MAX_PARTIAL
+    net.settle(0)
+    assert not net.client.session.shared.scheduler.lost, "streams that are gone are still waited for"
     assert net.idle_wakes < 2_000, "it wakes up again and again for something that it cannot do"
     return net
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from simulator import Line, Network, Plan
+from simulator import Connection, Line, Network, Plan
 
 from tcsplitter import keyring
 from tcsplitter.client_end import ClientConfig
-from tcsplitter.server_end import LINGER_WITHOUT_STREAMS, ServerConfig
+from tcsplitter.modes import MODES, Kind
+from tcsplitter.server_end import LINGER_WITHOUT_STREAMS, QUIET_SECONDS, ServerConfig
 from tcsplitter.shared import Handling
 
 BULK = (400_000, 400_000)
@@ -159,7 +160,39 @@ def test_streams_are_given_up_after_linger() -> None:
     elapse(net, 1)
     net.line.outages.append((net.now - 1000, net.now - 1000 + 3600))
     net.run(lambda: net.programs[0][0].was_reset is not None, 40)
-    net.run(lambda: net.programs[1][0].was_reset is not None, 40)
+    net.run(lambda: net.programs[1][0].was_reset is not None, QUIET_SECONDS + 40)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_carriers_that_froze_under_the_server_give_their_places_in_a_fixed_pool_back(
+    pool: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client takes them for idle until they are old, but the server says that it has none."""
+    send = Connection.send
+    frozen: list[Connection] = []
+
+    def freeze(connection: Connection, side: int, data: bytes) -> None:
+        carrier = connection.sides[0]
+        if side == 1 and carrier is not None and carrier.kind is Kind.LASSO and len(data) > 200 and len(frozen) < pool:
+            frozen.append(connection)
+            for pipe in connection.pipes:
+                pipe.frozen = True
+        send(connection, side, data)
+
+    monkeypatch.setattr(Connection, "send", freeze)
+    net = Network(1, Line(delay=0.02), ClientConfig(mode=MODES["none"], conns=pool, lassoes=pool, burst=0))
+    net.open(Plan(0, (1, 50_000), [100_000]))
+    net.run(net.done, 15)
+    net.verify()
+    assert len(frozen) == pool
+
+
+def test_a_short_linger_at_the_server_does_not_end_streams_that_have_nothing_to_say() -> None:
+    net = Network(1, Line(), ClientConfig(linger=5), ServerConfig(linger=5))
+    net.open(Plan(0, (10, 10), [10], stopped=[True, True]))
+    elapse(net, 400)
+    assert net.programs[0][0].was_reset is None
+    assert net.programs[1][0].was_reset is None
 
 
 def test_sleep_costs_no_more_than_a_fresh_dial() -> None:

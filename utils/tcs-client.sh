@@ -10,7 +10,8 @@
 # TCS_HOST      where the server end listens: host, IPv6 in brackets; 127.0.0.1
 # TCS_PORT      and port; 6091
 # TCS_RFLING    both in one, HOST:PORT
-# TCS_RLASSO    where it listens for lassoes, TCS_RSYNC for sync, TCS_RFLINGR for what is sent again; HOST:PORT, the same as flings
+# TCS_RLASSO    where it listens for lassoes; HOST:PORT, the same as flings
+# TCS_RSYNC     where it listens for sync connections, TCS_RFLINGR for what is sent again; none without them
 # TCS_LISTEN    where client programs connect, HOST:PORT; 127.0.0.1:6000
 # TCS_PROTOCOL  what is tunnelled: tcp or udp
 # TCS_KEY_FILE  the key; ~/.config/tcsplitter/key, or none if TCSPLITTER_KEY holds one
@@ -20,11 +21,11 @@
 # TCS_BURST     connections to which a pool may grow
 # TCS_TICK      ms between two reads of a local socket
 # TCS_TOCK      ms that a payload waits for more, or auto
-# TCS_BUFFER    T:N, beat in ms of forwarding to the client program, and payloads a beat
+# TCS_BUFFER    T or T:N, beat in ms of forwarding to the client program, and payloads a beat
 # TCS_AFTER     ms at the start of a stream that know no beat
 # TCS_RETRIES   R:SKIP, whether lost payloads are sent again, and attempts before one is skipped
 # TCS_DUP       which connections carry what: fling, lasso, both or none
-# TCS_FEC       D:P, data and parity payloads of a group, or auto
+# TCS_FEC       parity; not in this version: 0 alone
 set -eu
 
 # shellcheck source=utils/tcs-common.sh

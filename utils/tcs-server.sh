@@ -17,11 +17,11 @@
 # TCS_FRAGS     bytes that a payload carries, or SIZE:MTU
 # TCS_TICK      ms between two reads of a local socket
 # TCS_TOCK      ms that a payload waits for more, or auto
-# TCS_BUFFER    T:N, beat in ms of forwarding to the service, and payloads a beat
+# TCS_BUFFER    T or T:N, beat in ms of forwarding to the service, and payloads a beat
 # TCS_AFTER     ms at the start of a stream that know no beat
 # TCS_RETRIES   R:SKIP, whether lost payloads are sent again, and attempts before one is skipped
 # TCS_DUP       which connections carry what: fling, lasso, both or none; whatever the client asks for
-# TCS_FEC       D:P, data and parity payloads of a group, or auto
+# TCS_FEC       parity; not in this version: 0 alone
 set -eu
 
 # shellcheck source=utils/tcs-common.sh
