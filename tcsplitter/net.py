@@ -179,7 +179,7 @@ def listen_on(flag: str, address: Address, backlog: int, mtu: int = 0) -> list[s
     except (OSError, UnicodeError) as error:
         for sock in sockets:
             sock.close()
-        raise ConfigError(f"{flag} {address}: {_explain(error)}") from error
+        raise ConfigError(f"{flag} {address}: {why_not_bound(error, 'ss -ltnp')}") from error
     return sockets
 
 
@@ -203,11 +203,12 @@ def _limit_segments(sock: socket.socket, mtu: int) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mtu - _HEADERS[sock.family])
 
 
-def _explain(error: OSError | UnicodeError) -> str:
+def why_not_bound(error: OSError | UnicodeError, shows: str) -> str:
+    """What kept a socket from being bound, and what to do; `shows` is the command that tells who holds an address."""
     if isinstance(error, UnicodeError | socket.gaierror):
         return "the name cannot be resolved; give a numeric address or mend the name"
     if error.errno == errno.EADDRINUSE:
-        return "the address is in use; stop the program that holds it (`ss -ltnp` shows it) or choose another port"
+        return f"the address is in use; stop the program that holds it (`{shows}` shows it) or choose another port"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address; choose one that `ip address` shows, or 0.0.0.0 for all"
     if error.errno == errno.EACCES:

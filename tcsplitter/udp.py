@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from tcsplitter._core import MAX_DATAGRAM
 from tcsplitter.errors import ConfigError
 from tcsplitter.log import LimitedLog
-from tcsplitter.net import Resolver, Target
+from tcsplitter.net import Resolver, Target, why_not_bound
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, Watched
 
@@ -419,7 +419,7 @@ def bind_udp(flag: str, address: Address) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:
         for sock in sockets:
             sock.close()
-        raise ConfigError(f"{flag} {address}: {_explain(error)}") from error
+        raise ConfigError(f"{flag} {address}: {why_not_bound(error, 'ss -lunp')}") from error
     return sockets
 
 
@@ -478,15 +478,3 @@ def _reply_from(local: bytes) -> list[tuple[int, int, bytes]]:
     if len(local) == 4:
         return [(socket.IPPROTO_IP, _IP_PKTINFO, bytes(4) + local + bytes(4))]
     return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local.ljust(20, b"\0"))]
-
-
-def _explain(error: OSError | UnicodeError) -> str:
-    if isinstance(error, UnicodeError | socket.gaierror):
-        return "the name cannot be resolved; give a numeric address or mend the name"
-    if error.errno == errno.EADDRINUSE:
-        return "the address is in use; stop the program that holds it (`ss -lunp` shows it) or choose another port"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine has no such address; choose one that `ip address` shows, or 0.0.0.0 for all"
-    if error.errno == errno.EACCES:
-        return "no permission for this port; choose one above 1023 or grant CAP_NET_BIND_SERVICE"
-    return f"cannot listen there: {os.strerror(error.errno or 0)}"

@@ -7,6 +7,7 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from owner import Owner
 from shots import AEAD, seal
 
 from tcsplitter._core import FINAL, HEADER_SIZE, ShotReader
@@ -24,24 +25,6 @@ GIVE_UP = 3.0
 ACK_DELAY = 0.01
 CLIENT, SERVER = True, False
 BOTH_ROLES = pytest.mark.parametrize("client", [CLIENT, SERVER])
-
-
-class Owner:
-    """Stands for a session, of which a set of carriers asks nothing."""
-
-    over_cap = False
-
-    def receive(self, carrier: Carrier, data: bytes, now: float) -> None:
-        raise NotImplementedError
-
-    def carrier_eof(self, carrier: Carrier, now: float) -> None:
-        raise NotImplementedError
-
-    def carrier_lost(self, carrier: Carrier, now: float) -> None:
-        raise NotImplementedError
-
-    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
-        raise NotImplementedError
 
 
 class Rig:

@@ -7,6 +7,7 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from owner import Owner
 
 from tcsplitter.carrier import Action, Carrier, CarrierSet, PeerCarriers
 from tcsplitter.modes import MODES, Kind, reserve
@@ -18,24 +19,6 @@ RTT = 0.05
 PATIENCE = SYNC_RTTS * RTT + SYNC_SECONDS
 MODE = pytest.mark.parametrize("mode", MODES)
 CLIENT = pytest.mark.parametrize("client", [True, False], ids=["client", "server"])
-
-
-class Owner:
-    """Stands for a session, of which a set of carriers asks nothing."""
-
-    over_cap = False
-
-    def receive(self, carrier: Carrier, data: bytes, now: float) -> None:
-        raise NotImplementedError
-
-    def carrier_eof(self, carrier: Carrier, now: float) -> None:
-        raise NotImplementedError
-
-    def carrier_lost(self, carrier: Carrier, now: float) -> None:
-        raise NotImplementedError
-
-    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
-        raise NotImplementedError
 
 
 class Rig:

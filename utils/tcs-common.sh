@@ -56,7 +56,7 @@ find_key() {
 make_key() (
     umask 077
     mkdir -p "$(dirname "$TCS_KEY_FILE")"
-    fresh=$(mktemp "$TCS_KEY_FILE.XXXXXX")
+    fresh=$(mktemp -p "$(dirname "$TCS_KEY_FILE")")
     trap 'rm -f "$fresh"' EXIT
     "$program" keygen >"$fresh"
     if ln "$fresh" "$TCS_KEY_FILE" 2>/dev/null; then

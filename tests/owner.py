@@ -1,0 +1,21 @@
+"""Stands in for a session where carriers are tested without one."""
+
+from tcsplitter.carrier import Carrier
+
+
+class Owner:
+    """Stands for a session, of which a set of carriers asks nothing."""
+
+    over_cap = False
+
+    def receive(self, carrier: Carrier, data: bytes, now: float) -> None:
+        raise NotImplementedError
+
+    def carrier_eof(self, carrier: Carrier, now: float) -> None:
+        raise NotImplementedError
+
+    def carrier_lost(self, carrier: Carrier, now: float) -> None:
+        raise NotImplementedError
+
+    def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
+        raise NotImplementedError
