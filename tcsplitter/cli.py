@@ -1,7 +1,9 @@
 """The command line: options in, objects out. What a command needs is imported when it runs, so that each starts fast."""
 
+import errno
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from tcsplitter import options as opt
 from tcsplitter.errors import ConfigError, TcsplitterError
 from tcsplitter.options import Address, ClientOptions, ServerOptions
 
+_HELP = ["-h", "--help"]
 _INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 _DEFAULTS: dict[str, Any] = {field.name: field.default for kind in (ServerOptions, ClientOptions) for field in fields(kind)}
 _SECTIONS = (_ADDRESSES, _KEYS, _PACE, _SHAPE, _OTHER) = (
@@ -98,8 +101,18 @@ class _Program(click.Group):
         """Under the name that users type, also when run by `python -m tcsplitter`."""
         return super().make_context("tcsplitter", args, parent, **extra)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run it. What is printed may not find room, as in `tcsplitter keygen >/dev/full`."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            click.echo(f"tcsplitter: cannot print: {error.strerror}", err=True)
+            sys.exit(1)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+        if args and args[0].startswith("-") and args[0] not in (*_HELP, "--version"):
             args = _with_role(args, ctx)
         return super().parse_args(ctx, args)
 
@@ -120,8 +133,8 @@ def _with_role(args: list[str], ctx: click.Context) -> list[str]:
         flag, equals, value = word.partition("=")
         if flag in _ROLES and (value if equals else following) != "0":
             given.append(flag)
-    if not given and "--help" in args:
-        return ["--help"]
+    if not given and any(word in _HELP for word in args):
+        return _HELP[:1]
     if not given:
         raise click.UsageError("give --lFling ADDR (server end) or --rFling ADDR (client end)", ctx)
     if len(set(given)) > 1:
@@ -271,7 +284,7 @@ _COMMON = _several(
 
 @click.group(
     cls=_Program,
-    context_settings={"max_content_width": 110},
+    context_settings={"max_content_width": 110, "help_option_names": _HELP},
     epilog="\b\nTwo machines, one key:\n"
     "  tcsplitter keygen my.key        (copy my.key to the other machine)\n"
     "  tcsplitter server --lFling 0.0.0.0:4430 --forward 127.0.0.1:22 --key-file my.key\n"

@@ -218,17 +218,18 @@ class ClientEnd:
             self._waiting[carrier] = None
 
     def carrier_dial_failed(self, carrier: Carrier, reason: str, now: float) -> None:
+        """`reason`: the address that was dialled, and why in vain."""
         carrier.closed = True
         if self._attempts.pop(carrier, None) is None:
             self._dialling.failed(carrier, now)
         if carrier.kind is not Kind.FLING:
             meanwhile = "still trying" if carrier.kind is Kind.LASSO else "the tunnel works without them"
-            what = f"no {carrier.kind.name.lower()} connections: {reason}; {meanwhile}"
+            what = f"no {carrier.kind.name.lower()} connections to {reason}; {meanwhile}"
             self.outbox.note(logging.WARNING, what, carrier.kind.name)
             return
         self._failing_since = min(self._failing_since, now)
         if not self.connected or now - self._failing_since > STALL_SECONDS:
-            self._report_trouble(f"cannot reach the server: {reason}; still trying")
+            self._report_trouble(f"cannot reach the server at {reason}; still trying")
 
     def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
         if carrier.session is not None:
@@ -446,6 +447,8 @@ class ClientEnd:
         """When `flush` must be called again at the latest."""
         if self._touched:
             return -inf
+        if self._stopping or self.failed:
+            return inf
         now, session, rtt = self.session.now, self.session, self.session.recovery.rtt
         by = min(session.deadline(), self._dialling.deadline(rtt, now), self._ping_at)
         if self._asks(now):

@@ -210,7 +210,8 @@ class ServerEnd:
             self._refuse(carrier, newcomer, "its hello is old, or not genuine")
             return
         self._newcomers.remove(carrier)
-        self._provisional = [p for p in self._provisional if p.session is not session]
+        if self._provisional:
+            self._confirm(session, newcomer.host)
         session.receive_records(carrier, records[1:], now)
 
     def _read_request(self, carrier: Carrier, newcomer: Newcomer, now: float) -> None:
@@ -286,6 +287,13 @@ class ServerEnd:
             same_key = [p for p in self._provisional if p.session.name == session.name]
             for provisional in same_key[:-MAX_PROVISIONAL]:
                 self._withdraw(provisional)
+
+    def _confirm(self, session: Session, host: str) -> None:
+        """A sealed shot proves that the session is wanted."""
+        left = [provisional for provisional in self._provisional if provisional.session is not session]
+        if len(left) < len(self._provisional):
+            self._provisional = left
+            self.outbox.note(logging.INFO, f"session of {session.name} from {host} established")
 
     def _withdraw(self, provisional: _Provisional) -> None:
         """Nobody used the session."""

@@ -67,8 +67,9 @@ class Dialler:
 
     def failed(self, conn: "CarrierSocket", reason: str, now: float) -> None:
         """Report that it could not be connected."""
-        self._routes[conn.carrier.kind].failed(conn.target)
-        self.end.carrier_dial_failed(conn.carrier, reason, now)
+        route = self._routes[conn.carrier.kind]
+        route.failed(conn.target)
+        self.end.carrier_dial_failed(conn.carrier, f"{route.address}: {reason}", now)
 
     def given_up(self, conn: "CarrierSocket", dialled_at: float) -> None:
         """Nobody waits for it any more."""
@@ -79,6 +80,7 @@ class _Route:
     """The way to one address: the target of its name that is dialled, which changes when that one fails."""
 
     def __init__(self, reactor: Reactor, address: Address) -> None:
+        self.address = address
         self._reactor = reactor
         self._resolver = Resolver(reactor, address)
         self._turn = 0

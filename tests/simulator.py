@@ -434,7 +434,7 @@ class Network:
 
     def _refuse(self, carrier: Carrier) -> None:
         if not carrier.closed:
-            self.client.carrier_dial_failed(carrier, "refused", self.now)
+            self.client.carrier_dial_failed(carrier, "there: refused", self.now)
             self.settle(0)
 
     def _connect(self, carrier: Carrier, connection: Connection, began: float) -> None:

@@ -59,7 +59,12 @@ def test_the_flings_do_without_sync_and_retry_connections(flag: str, place: Call
         assert counted["fling sent on"] > 0
         assert counted.get("sync sent on", 0) == counted.get("retry sent on", 0) == 0
         if place is closed_port:
-            both.client.wait_for("no (sync|retry) connections: Connection refused")
+            both.client.wait_for("no (sync|retry) connections to 127.0.0.1:[0-9]+: Connection refused")
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with closed_port() as nowhere, Tunnel("127.0.0.1:1", via=lambda _address: nowhere) as both:
+        both.client.wait_for(f"cannot reach the server at {nowhere}: Connection refused; still trying")
 
 
 def test_handshakes_go_where_the_sync_connections_are() -> None:

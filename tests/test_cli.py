@@ -407,6 +407,16 @@ def test_keygen_prints_a_new_key_each_time() -> None:
     assert first.stdout != second.stdout
 
 
+@pytest.mark.parametrize("arguments", [["keygen"], ["--version"], ["client", "--help"]])
+def test_no_room_for_what_is_printed_is_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tcsplitter", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "tcsplitter: cannot print: No space left on device\n"
+
+
 def test_keygen_writes_a_private_file_and_never_over_another(tmp_path: Path) -> None:
     path = tmp_path / "new.key"
     assert _run("keygen", str(path)).exit_code == 0
@@ -478,7 +488,7 @@ def test_an_address_in_use_is_told_with_its_flag() -> None:
             assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("line", ["--help", "client --help", "keygen --help"])
+@pytest.mark.parametrize("line", ["--help", "-h", "--conns 5 -h", "client --help", "client -h", "keygen --help"])
 def test_help_does_not_load_what_only_running_needs(line: str) -> None:
     shown = _process(*line.split(), python=("-X", "importtime"))
     assert shown.returncode == 0

@@ -304,8 +304,8 @@ def network(client: ClientConfig | None = None, server: ServerConfig | None = No
     return Network(1, Line(), client, server)
 
 
-def said(net: Network) -> list[str]:
-    return [note.text for note in net.notes[0] if note.level > logging.DEBUG]
+def said(net: Network, end: int = 0) -> list[str]:
+    return [note.text for note in net.notes[end] if note.level > logging.DEBUG]
 
 
 def elapse(net: Network, seconds: float) -> None:
@@ -365,15 +365,24 @@ def test_a_restart_of_the_server_is_said_once() -> None:
     assert [program.was_reset is not None for program in net.programs[0].values()] == [True] * 3
 
 
+def test_a_server_says_whose_session_begins_and_ends() -> None:
+    net = network()
+    elapse(net, 1)
+    net.client.stop(net.now)
+    net.settle(0)
+    elapse(net, 5)
+    assert said(net, end=1) == ["session of sim from 192.0.2.1 established", "session of sim ended: the client was stopped"]
+
+
 def test_trouble_is_said_once_and_so_is_its_end() -> None:
     net = network()
     net.server_up = False
     elapse(net, 20)
-    assert said(net) == ["cannot reach the server: refused; still trying"]
+    assert said(net) == ["cannot reach the server at there: refused; still trying"]
     net.server_up = True
     net.run(lambda: net.client.connected, 10)
     elapse(net, 60)
-    assert said(net) == ["cannot reach the server: refused; still trying", "session established"]
+    assert said(net) == ["cannot reach the server at there: refused; still trying", "session established"]
 
 
 def ping_times(net: Network, seconds: float) -> list[float]:
