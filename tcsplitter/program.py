@@ -159,12 +159,12 @@ class Program:
         return max(logging.INFO, self.logger.getEffectiveLevel())
 
     def _log_counters(self, level: int) -> None:
-        """Say what was counted, a line for each session."""
+        """Say what was counted, a line for each session; who asked is told also that there is none."""
         udp = {f"udp_{name}": count for name, count in self.udp.as_dict().items() if count}
         counted = self.end.counted()
         for name, of_session in counted:
             self.logger.log(level, counted_line(name, of_session | udp))
-        if not counted:
+        if not counted and level >= logging.INFO:
             self.logger.log(level, "counted: no session")
 
     def _drain(self, now: float) -> None:
