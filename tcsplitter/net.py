@@ -98,7 +98,7 @@ class Resolver:
         try:
             targets = _look_up(self.address, 0)
         except (OSError, UnicodeError) as exception:
-            error = f"{self.address.host}: {getattr(exception, 'strerror', None) or exception}"
+            error = getattr(exception, "strerror", None) or str(exception)
         self._reactor.call(lambda now: self._done(targets, error, now))
 
     def _done(self, targets: list[Target], error: str, now: float) -> None:

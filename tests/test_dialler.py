@@ -73,11 +73,12 @@ def test_a_dialled_carrier_has_nodelay_and_reports_once(client: Harness) -> None
 
 
 def test_a_refused_dial_says_why(client: Harness) -> None:
+    address = f"127.0.0.1:{client.port}"
     client.service.close()
     carrier = Carrier(Kind.FLING, 0.0)
     client.do((Op.DIAL, carrier))
     client.until(lambda: client.end.events)
-    assert client.end.events == [("failed", carrier, "Connection refused")]
+    assert client.end.events == [("failed", carrier, f"{address}: Connection refused")]
     assert carrier.io is None
     assert not client.carriers.open
 
@@ -90,7 +91,7 @@ def test_a_dial_that_finds_no_descriptor_fails_and_the_process_goes_on(client: H
         client.do((Op.DIAL, carrier))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert client.end.events == [("failed", carrier, "Too many open files")]
+    assert client.end.events == [("failed", carrier, f"127.0.0.1:{client.port}: Too many open files")]
     client.connect()
 
 
@@ -113,7 +114,7 @@ def test_names_are_resolved_without_blocking(client: Harness, monkeypatch: pytes
     client.do((Op.DIAL, first))
     assert not client.end.events
     client.until(lambda: client.end.events)
-    assert client.end.events == [("failed", first, "tunnel.example: Temporary failure in name resolution")]
+    assert client.end.events == [("failed", first, "tunnel.example:1: Temporary failure in name resolution")]
     client.do((Op.DIAL, second))
     client.until(lambda: ("connected", second) in client.end.events)
     assert asked == ["tunnel.example"] * 2
@@ -182,7 +183,7 @@ def test_a_failure_of_one_kind_does_not_concern_the_others(client: Harness, monk
     client.do((Op.DIAL, fling), (Op.DIAL, lasso))
     client.until(lambda: len(client.end.events) == 2)
     assert ("connected", fling) in client.end.events
-    assert ("failed", lasso, "Connection refused") in client.end.events
+    assert ("failed", lasso, "bad.example:1: Connection refused") in client.end.events
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -206,7 +207,7 @@ def test_a_name_that_has_moved_is_found_after_a_failed_dial(
         client.do((Op.DIAL, second))
         client.until(lambda: ("connected", second) in client.end.events)
     assert names.asked == ["moving.example"] * 2
-    assert client.end.events[:-1] == ([] if silent else [("failed", first, "Connection refused")])
+    assert client.end.events[:-1] == ([] if silent else [("failed", first, "moving.example:1: Connection refused")])
 
 
 @pytest.mark.parametrize("reason", ["too short a time", "another got through"])
