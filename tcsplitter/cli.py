@@ -109,6 +109,7 @@ class _Program(click.Group):
             if error.errno != errno.ENOSPC:
                 raise
             click.echo(f"tcsplitter: cannot print: {error.strerror}", err=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python tries once more at its end, and complains
             sys.exit(1)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -408,11 +408,11 @@ def test_keygen_prints_a_new_key_each_time() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["keygen"], ["--version"], ["client", "--help"]])
-def test_no_room_for_what_is_printed_is_one_line(arguments: list[str]) -> None:
+def test_no_room_for_what_is_printed_is_one_line(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what is buffered is printed once more at the end
+    command = [sys.executable, "-m", "tcsplitter", *arguments]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "tcsplitter", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "tcsplitter: cannot print: No space left on device\n"
 
