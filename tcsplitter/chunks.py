@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tcsplitter._core import ShotWriter
-    from tcsplitter.streams import Stream
+    from tcsplitter.scheduler import Source
 
 
 class Control(IntEnum):
@@ -26,7 +26,7 @@ class Chunk:
 
     __slots__ = ("acked", "data", "fin", "offset", "source")
 
-    def __init__(self, source: Stream, offset: int, data: bytes, fin: bool) -> None:
+    def __init__(self, source: Source, offset: int, data: bytes, fin: bool) -> None:
         self.source = source
         self.offset = offset
         self.data = data

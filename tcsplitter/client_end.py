@@ -14,7 +14,6 @@ from tcsplitter.flows import Flow
 from tcsplitter.handshake import (
     ANSWER_SIZE,
     NO_SESSION,
-    PROTOCOLS,
     STATUS_CONTINUES,
     STATUS_MODE_NOT_SUPPORTED,
     STATUS_NEW,
@@ -26,7 +25,7 @@ from tcsplitter.handshake import (
     Request,
     SessionKeys,
 )
-from tcsplitter.modes import MODES, Kind, Mode, reserve
+from tcsplitter.modes import MODES, PROTOCOLS, Kind, Mode, reserve
 from tcsplitter.noise import NoiseError
 from tcsplitter.outbox import Outbox
 from tcsplitter.pool import Random

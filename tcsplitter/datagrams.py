@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tcsplitter._core import RangeSet
 from tcsplitter.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from tcsplitter._core import ShotWriter
-    from tcsplitter.flows import Flow
+    from tcsplitter.scheduler import Source
     from tcsplitter.stats import Counters
 
 DATAGRAM_WEIGHT = 64
@@ -29,13 +29,17 @@ MAX_RANGES, MAX_RANGES_OF_FLOW = 65_536, 4_096
 class Datagram:
     """One that the local program sent."""
 
-    __slots__ = ("born", "cut", "data", "number")
+    __slots__ = ("born", "cut", "data", "deadline", "number", "stamp")
 
-    def __init__(self, number: int, data: bytes, born: float) -> None:
+    def __init__(self, number: int, data: bytes, born: float, stamp: int, deadline: int) -> None:
         self.number = number
         self.data = data
         self.born = born
         """When it was read."""
+        self.stamp = stamp
+        """The same for the other end, in ms of the session's clock; -1 where there is no deadline."""
+        self.deadline = deadline
+        """Age in ms at which the other end drops it; -1 where there is none."""
         self.cut = 0
         """Bytes that are in pieces already."""
 
@@ -60,7 +64,7 @@ class Piece:
 
     __slots__ = ("acked", "data", "datagram", "offset", "source")
 
-    def __init__(self, source: Flow, datagram: Datagram, offset: int, data: bytes) -> None:
+    def __init__(self, source: Source, datagram: Datagram, offset: int, data: bytes) -> None:
         self.source = source
         self.datagram = datagram
         self.offset = offset
@@ -74,9 +78,8 @@ class Piece:
 
     def write(self, writer: ShotWriter) -> None:
         """Add it to a shot's body."""
-        flow, datagram = self.source, self.datagram
-        stamp, deadline = flow.stamp(datagram)
-        writer.datagram(flow.id, datagram.number, stamp, deadline, len(datagram.data), self.offset, self.data)
+        whole = self.datagram
+        writer.datagram(self.source.id, whole.number, whole.stamp, whole.deadline, len(whole.data), self.offset, self.data)
 
 
 class Numbers:
@@ -146,15 +149,23 @@ class Partial:
         return not self._left
 
 
+class Receiver(Protocol):
+    """Whose datagrams become whole; flows.Flow."""
+
+    partials: set[int]
+
+    def see(self, number: int) -> None: ...
+
+
 class Reassembly:
     """All datagrams of a session of which some fragments have come, the oldest first."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._partials: dict[tuple[Flow, int], Partial] = {}
+        self._partials: dict[tuple[Receiver, int], Partial] = {}
         self._weight = 0
 
-    def add(self, flow: Flow, number: int, size: int, offset: int, piece: bytes | memoryview, now: float) -> bytes | None:
+    def add(self, flow: Receiver, number: int, size: int, offset: int, piece: bytes | memoryview, now: float) -> bytes | None:
         """Take a fragment in; the datagram if that made it whole. Raises RemoteProtocolError if it contradicts what has come."""
         partial = self._partials.get((flow, number))
         if partial is None:
@@ -173,7 +184,7 @@ class Reassembly:
             self._give_up_oldest()
         return None
 
-    def drop(self, flow: Flow, number: int) -> None:
+    def drop(self, flow: Receiver, number: int) -> None:
         """It is whole, or nobody waits for the rest."""
         flow.partials.remove(number)
         self._weight -= self._partials.pop((flow, number)).weight

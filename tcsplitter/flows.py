@@ -80,7 +80,7 @@ class Flow:
         if self.closed:
             return
         self._table.used(self, now)
-        datagram = Datagram(self.numbers.next, data, now)
+        datagram = Datagram(self.numbers.next, data, now, *self._table.stamp(now))
         self.numbers.next += 1
         self._count(len(data), datagram.weight)
         tock = self._shared.tock
@@ -174,11 +174,6 @@ class Flow:
     def has_lost(self) -> bool:
         """A piece waits to be sent again."""
         return bool(self._resend)
-
-    def stamp(self, datagram: Datagram) -> tuple[int, int]:
-        """What the other end needs to drop it when it is too old: ms, -1 where there is no deadline."""
-        deadline = self._shared.handling.deadline
-        return (self._table.clock(datagram.born), max(1, int(deadline * 1000))) if deadline else (-1, -1)
 
     def cut(self, limit: int) -> Piece | None:
         """The next piece of at most `limit` bytes; None if there is none, or if it needs a payload of its own."""
@@ -405,9 +400,10 @@ class FlowTable:
         self.shared.tell(flow)
         return flow
 
-    def clock(self, when: float) -> int:
-        """Milliseconds on the clock that stamps are taken from."""
-        return max(0, int((when - self._began_at) * 1000))
+    def stamp(self, born: float) -> tuple[int, int]:
+        """What the other end needs to drop a datagram when it is too old: ms, -1 where there is no deadline."""
+        deadline = self.shared.handling.deadline
+        return (max(0, int((born - self._began_at) * 1000)), max(1, int(deadline * 1000))) if deadline else (-1, -1)
 
     def _age(self, stamp: int) -> float:
         """Seconds since a datagram with this stamp was read: how much later it came than the quickest, and half an RTT."""

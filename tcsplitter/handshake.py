@@ -34,9 +34,6 @@ STATUS_MODE_NOT_SUPPORTED: Final = 3
 STATUS_NO_ROOM: Final = 4
 STATUS_OTHER_PROTOCOL: Final = 5
 
-PROTOCOLS: Final = ("tcp", "udp")
-"""What a session carries, streams or datagrams; the place is the number on the wire."""
-
 _TAG_SIZE: Final = 16
 _TAG_LABEL: Final = b"tcsplitter tag"
 _REQUEST: Final = struct.Struct("!BBHHHH8sBH11x")
@@ -54,7 +51,7 @@ class Request:
     lassoes: int  # lassoes the client keeps open
     burst: int  # carriers; ceiling to which the pool may grow; 0: it stays as it is
     previous: bytes  # id of the session to continue, or NO_SESSION
-    protocol: int = 0  # place in PROTOCOLS
+    protocol: int = 0  # place in modes.PROTOCOLS
     skip: int = 0  # attempts that the server makes for lost stream data before it goes on, plus 1; 0: no end of them
 
     def encode(self) -> bytes:

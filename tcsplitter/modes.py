@@ -1,4 +1,4 @@
-"""Which carriers there are and what each may carry: the modes of `--dup`, as data."""
+"""What a session carries, which carriers there are and what each may carry: the modes of `--dup`, as data."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ MODES = {
     )
 }
 """By name, in the order of their numbers."""
+
+PROTOCOLS = ("tcp", "udp")
+"""What a session carries, streams or datagrams; the place is the number on the wire."""
 
 RESERVE = 2
 """Idle carriers of a direction that are kept for control frames and sparse streams."""

@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass, field
 
 from tcsplitter.errors import ConfigError
-from tcsplitter.modes import MODES, Kind
+from tcsplitter.modes import MODES, PROTOCOLS, Kind
 
 MAX_PAYLOAD = 1_048_576  # bytes: PROTOCOL.md section 3 leaves room for this much data and its frames in one shot
-PROTOCOLS = ("tcp", "udp")
 MIN_MTU, MAX_MTU = 148, 32_807  # Linux takes a TCP_MAXSEG of 88 to 32,767; headers are 40 to 60 bytes
 MAX_SKIP = 65_534  # SKIP + 1 is two bytes in the request and its answer (PROTOCOL.md section 2)
 _MAX_UINT16 = 65_535  # reuse, conns, lassoes and burst are two bytes each in the request (PROTOCOL.md section 2)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tcsplitter._core import Ranges
     from tcsplitter.carrier import Carrier
     from tcsplitter.chunks import Control
-    from tcsplitter.scheduler import Piece
+    from tcsplitter.scheduler import Portion
     from tcsplitter.streams import Stream
 
 LOST_RTTS, LOST_SECONDS = 3.0, 1.0
@@ -72,7 +72,7 @@ class SentShot:
         sent_at: float,
         size: int,
         carrier: Carrier,
-        chunks: list[Piece],
+        chunks: list[Portion],
         control: list[tuple[Control, Stream | None]],
     ) -> None:
         self.number = number

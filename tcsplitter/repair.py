@@ -10,7 +10,7 @@ from tcsplitter.chunks import Control
 if TYPE_CHECKING:
     from tcsplitter.outbox import Outbox
     from tcsplitter.recovery import Recovery, SentShot
-    from tcsplitter.scheduler import Piece
+    from tcsplitter.scheduler import Portion
     from tcsplitter.streams import Stream
     from tcsplitter.table import StreamTable
 
@@ -78,7 +78,7 @@ class Repair:
         self._carriers.suspend(shot.carrier)
         self._replace(shot.chunks, shot.control)
 
-    def _replace(self, chunks: list[Piece], control: list[tuple[Control, Stream | None]]) -> None:
+    def _replace(self, chunks: list[Portion], control: list[tuple[Control, Stream | None]]) -> None:
         """What was lost goes again, as far as its source wishes."""
         for chunk in chunks:
             if chunk.source.chunk_lost(chunk):

@@ -14,8 +14,8 @@ SPARSE_BYTES = 10_000
 """A stream with more than that, or than a payload where that is less, unsent and unacknowledged is bulk."""
 
 
-class Piece(Protocol):
-    """What was cut of a source for a payload: streams.Chunk, flows.Piece."""
+class Portion(Protocol):
+    """What was cut of a source for a payload: chunks.Chunk, datagrams.Piece."""
 
     acked: bool
 
@@ -29,6 +29,7 @@ class Piece(Protocol):
 class Source(Protocol):
     """What has something to send: streams.Stream, flows.Flow."""
 
+    id: int
     queue: Any
     deficit: int
     unacknowledged: int
@@ -41,8 +42,8 @@ class Source(Protocol):
     def needs_room(self) -> bool: ...
     @property
     def has_lost(self) -> bool: ...
-    def cut(self, limit: int) -> Piece | None: ...
-    def cut_lost(self, limit: int) -> Piece | None: ...
+    def cut(self, limit: int) -> Portion | None: ...
+    def cut_lost(self, limit: int) -> Portion | None: ...
     def chunk_acked(self, chunk: Any, /) -> None: ...
     def chunk_lost(self, chunk: Any, /) -> bool: ...
 
@@ -79,10 +80,10 @@ class Scheduler:
         else:
             stream.queue.append(stream)
 
-    def fill(self, writer: ShotWriter, most: int, may_send_bulk: bool) -> list[Piece]:
+    def fill(self, writer: ShotWriter, most: int, may_send_bulk: bool) -> list[Portion]:
         """Write one payload of chunks, at most so many, to a shot's body."""
         budget = self._size
-        chunks: list[Piece] = []
+        chunks: list[Portion] = []
         while budget > 0 and len(chunks) < min(most, MAX_CHUNKS) and (self.sparse or (self.bulk and may_send_bulk)):
             stream = (self.sparse or self.bulk)[0]
             chunk = stream.cut(budget)
@@ -97,10 +98,10 @@ class Scheduler:
             self._charge(stream, chunk.size)
         return chunks
 
-    def fill_lost(self, writer: ShotWriter, most: int) -> list[Piece]:
+    def fill_lost(self, writer: ShotWriter, most: int) -> list[Portion]:
         """Write one payload of what has to be sent again, at most so many chunks, to a shot's body."""
         budget = self._size
-        chunks: list[Piece] = []
+        chunks: list[Portion] = []
         while budget > 0 and len(chunks) < min(most, MAX_CHUNKS) and self.lost:
             stream = next(iter(self.lost))
             chunk = stream.cut_lost(budget)

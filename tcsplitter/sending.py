@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tcsplitter.keyring import Epoch, Keyring
     from tcsplitter.outbox import Outbox
     from tcsplitter.recovery import Recovery
-    from tcsplitter.scheduler import Piece
+    from tcsplitter.scheduler import Portion
     from tcsplitter.shared import Shared
     from tcsplitter.streams import Stream
     from tcsplitter.table import StreamTable
@@ -183,7 +183,7 @@ class Sender:
         else:
             self._seal(carrier, final=(carrier.tx_left == 1 and self._config.reuse == 1) or carrier.rx_final)
 
-    def _fill(self, lost: bool) -> list[Piece]:
+    def _fill(self, lost: bool) -> list[Portion]:
         scheduler, recovery = self._shared.scheduler, self._recovery
         if lost:
             return scheduler.fill_lost(self._writer, recovery.chunks_left)
@@ -204,7 +204,7 @@ class Sender:
         held = len(self._carriers.idle[self._carriers.payload[0]])
         self._writer.begin(self.want(), held)
 
-    def _seal_data(self, carrier: Carrier, chunks: list[Piece], control: ControlFrames) -> None:
+    def _seal_data(self, carrier: Carrier, chunks: list[Portion], control: ControlFrames) -> None:
         """Seal and send the body that was built as a shot that asks for an ack."""
         final = carrier.tx_left == 1 or carrier.rx_final
         carrier.tx_left -= 1

@@ -37,6 +37,8 @@ class ServerProgram(Program):
             linger=options.linger,
         )
         self.serve(ServerEnd(config, options.keys, random.SystemRandom(), self.reactor.now))
+        self._dialler: TcpDialler | None = None
+        self._forwarder: UdpForwarder | None = None
         if options.protocol == "udp":
             self._forwarder = UdpForwarder(self.reactor, options.forward, options.tick, self.log, self.udp)
         else:
@@ -54,19 +56,19 @@ class ServerProgram(Program):
 
     def open_stream(self, stream: Stream, now: float) -> None:
         """Connect to the service; while draining that is refused, though carriers are still accepted."""
-        if self.draining:
+        if self.draining or self._dialler is None:
             stream.reset(REFUSED)
         else:
             self._dialler.open(stream, now)
 
     def open_flow(self, flow: Flow, now: float) -> None:
         """Forward the datagrams of a new flow."""
-        if not (self.draining or flow.closed):
+        if self._forwarder is not None and not (self.draining or flow.closed):
             self._forwarder.open(flow, now)
 
     def close(self) -> None:
         """Cut off the flows, too."""
-        if hasattr(self, "_forwarder"):
+        if self._forwarder is not None:
             self._forwarder.close_all()
         super().close()
 

@@ -14,7 +14,6 @@ from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.handshake import (
     ID_SIZE,
     NO_SESSION,
-    PROTOCOLS,
     REQUEST_SIZE,
     STATUS_CONTINUES,
     STATUS_MODE_NOT_SUPPORTED,
@@ -28,7 +27,7 @@ from tcsplitter.handshake import (
     Request,
     SessionKeys,
 )
-from tcsplitter.modes import MODES, Kind, Mode, reserve
+from tcsplitter.modes import MODES, PROTOCOLS, Kind, Mode, reserve
 from tcsplitter.newcomers import Newcomer, Newcomers
 from tcsplitter.noise import NoiseError
 from tcsplitter.outbox import Outbox

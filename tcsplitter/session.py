@@ -75,7 +75,7 @@ class Session:
         """Sessions that need a flush; an end's."""
         self.shared = Shared(config.handling, outbox.news, self._touch)
         self.counters = self.shared.counters
-        self.streams = StreamTable(config.client, name, self.shared)
+        self.streams = StreamTable(config.client, self.shared)
         self.flows = FlowTable(config.client, self.shared)
         self.carriers = CarrierSet(config.client, config.reuse, config.mode.carries(config.client), outbox.actions)
         self.recovery = Recovery(config.handling.size)

@@ -39,7 +39,6 @@ BY_PROGRAM, REFUSED, TOO_MANY, GIVEN_UP = range(4)
 class Host(Protocol):
     """What a stream asks of the session that it belongs to; StreamTable."""
 
-    name: str
     shared: Shared
 
     def queue_control(self, kind: Control, stream: Stream) -> None: ...
@@ -126,11 +125,6 @@ class Stream:
         self.set_attempts()
 
     # ------------------------------------------------------------------ the local side: sending
-
-    @property
-    def session_name(self) -> str:
-        """The name of the key that the session was made with, for logs."""
-        return self._host.name
 
     @property
     def room(self) -> int:

@@ -24,9 +24,7 @@ MAX_CONTROL = 512
 class StreamTable:
     """The open streams, and the ids of those that are closed. It is the `streams.Host` of each."""
 
-    def __init__(self, client: bool, name: str, shared: Shared) -> None:
-        self.name = name
-        """The key's name, for logs."""
+    def __init__(self, client: bool, shared: Shared) -> None:
         self.shared = shared
         self.receiving = ReceiveWindow()
         self.pieces = 0

@@ -34,7 +34,7 @@ class End:
         self.news: dict[Any, None] = {}
         self.shared = Shared(handling or Handling(size=SIZE), self.news, lambda: None)
         self.shared.now = NOW
-        self.table = StreamTable(client, "test", self.shared)
+        self.table = StreamTable(client, self.shared)
 
     def shot(self) -> Shot | None:
         """The next shot, if there is anything to send."""

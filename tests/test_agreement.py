@@ -12,7 +12,6 @@ from tcsplitter import client_end
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.handshake import (
     NO_SESSION,
-    PROTOCOLS,
     STATUS_MODE_NOT_SUPPORTED,
     STATUS_NEW,
     STATUS_OTHER_PROTOCOL,
@@ -21,7 +20,7 @@ from tcsplitter.handshake import (
     Answer,
     Initiator,
 )
-from tcsplitter.modes import MODES, Mode
+from tcsplitter.modes import MODES, PROTOCOLS, Mode
 from tcsplitter.options import Retries
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.shared import Handling

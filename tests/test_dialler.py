@@ -120,13 +120,19 @@ def test_names_are_resolved_without_blocking(client: Harness, monkeypatch: pytes
     assert asked == ["tunnel.example"] * 2
 
 
-def test_a_failed_dial_goes_on_to_the_next_target(client: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = client.port
-    closed = socket.create_server(("127.0.0.1", 0))
-    targets = [(socket.AF_INET, ("127.0.0.1", closed.getsockname()[1])), (socket.AF_INET, ("127.0.0.1", port))]
-    closed.close()
+@pytest.fixture
+def two_targets(client: Harness, monkeypatch: pytest.MonkeyPatch) -> Harness:
+    """A client end whose server has two targets; nobody listens at the first."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        ports = closed.getsockname()[1], client.port
+    targets = [(socket.AF_INET, ("127.0.0.1", port)) for port in ports]
     monkeypatch.setattr(net, "_look_up", lambda _address, _flags: targets)
     client.carriers.dialler = Dialler(client.reactor, {Kind.FLING: Address("two.example", 1)}, client.end)
+    return client
+
+
+def test_a_failed_dial_goes_on_to_the_next_target(two_targets: Harness) -> None:
+    client = two_targets
     first, second = (Carrier(Kind.FLING, 0.0) for _ in range(2))
     client.do((Op.DIAL, first))
     client.until(lambda: client.end.events)
@@ -135,13 +141,8 @@ def test_a_failed_dial_goes_on_to_the_next_target(client: Harness, monkeypatch: 
     assert [event[:2] for event in client.end.events] == [("failed", first), ("connected", second)]
 
 
-def test_dials_that_fail_together_count_once(client: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = client.port
-    closed = socket.create_server(("127.0.0.1", 0))
-    targets = [(socket.AF_INET, ("127.0.0.1", closed.getsockname()[1])), (socket.AF_INET, ("127.0.0.1", port))]
-    closed.close()
-    monkeypatch.setattr(net, "_look_up", lambda _address, _flags: targets)
-    client.carriers.dialler = Dialler(client.reactor, {Kind.FLING: Address("two.example", 1)}, client.end)
+def test_dials_that_fail_together_count_once(two_targets: Harness) -> None:
+    client = two_targets
     first, second, third = (Carrier(Kind.FLING, 0.0) for _ in range(3))
     client.do((Op.DIAL, first), (Op.DIAL, second))
     client.until(lambda: len(client.end.events) == 2)

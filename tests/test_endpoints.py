@@ -172,6 +172,17 @@ def test_a_reset_by_the_program(harness: Harness) -> None:
     assert not harness.endpoints.open
 
 
+def is_noticed(harness: Harness, stream: FakeStream) -> None:
+    """The stream is reset within a second, and the processor idle until then."""
+    started = harness.reactor.clock()
+    wakes = 0
+    while not stream.resets:
+        harness.reactor.wake()
+        wakes += 1
+        assert wakes < 10, "it spins"
+    assert harness.reactor.clock() - started < 1.0
+
+
 @pytest.mark.parametrize("half_closed", [False, True])
 def test_a_reset_is_noticed_within_a_second_though_nothing_is_waited_for(harness: Harness, half_closed: bool) -> None:
     stream = FakeStream()
@@ -184,13 +195,7 @@ def test_a_reset_is_noticed_within_a_second_though_nothing_is_waited_for(harness
         stream.app.update(harness.reactor.now)
         program.sendall(b"unread")
     reset(program)
-    started = harness.reactor.clock()
-    wakes = 0
-    while not stream.resets:
-        harness.reactor.wake()
-        wakes += 1
-        assert wakes < 10, "it spins"
-    assert harness.reactor.clock() - started < 1.0
+    is_noticed(harness, stream)
     assert stream.resets == [0]
     assert endpoints.CHECK_EVERY < 1.0
 
@@ -360,13 +365,7 @@ def test_a_reset_is_noticed_long_before_the_tick() -> None:
     harness.until(lambda: stream.written)
     program.send(b"not before the tick")
     reset(program)
-    started = harness.reactor.clock()
-    wakes = 0
-    while not stream.resets:
-        harness.reactor.wake()
-        wakes += 1
-        assert wakes < 10, "it spins"
-    assert harness.reactor.clock() - started < 1.0
+    is_noticed(harness, stream)
     assert stream.written == b"x"
     harness.close()
 

@@ -226,7 +226,7 @@ def test_clients_with_keys_of_their_own_get_sessions_of_their_own() -> None:
     two.send(two.carrier(), stream(0, 0, b"of the second"))
     assert one.stream(0) is not two.stream(0)
     assert [b"".join(each.stream(0).peek(99)) for each in (one, two)] == [b"of the first", b"of the second"]
-    assert [opened.session_name for opened in server.opened] == ["one", "two"]
+    assert server.opened == [one.stream(0), two.stream(0)]
 
 
 def test_a_client_cannot_continue_the_session_of_another_key() -> None:

@@ -96,6 +96,7 @@ class Side(End):
 
     def lost(self, shot: Shot) -> None:
         for chunk in shot.chunks:
+            assert isinstance(chunk.source, Stream)
             self.judged += chunk.size > 0 and not chunk.acked and chunk.source.sent_reset is None
             super().lost(Shot([], [chunk], []))
         super().lost(Shot([], [], shot.control))

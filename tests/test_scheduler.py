@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tcsplitter._core import ShotWriter
 from tcsplitter.chunks import Chunk
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS
-from tcsplitter.scheduler import MAX_CHUNKS, SPARSE_BYTES
+from tcsplitter.scheduler import MAX_CHUNKS, SPARSE_BYTES, Source
 from tcsplitter.shared import Handling, Shared
 from tcsplitter.streams import Stream
 from tcsplitter.table import StreamTable
@@ -25,7 +25,7 @@ class Rig:
 
     def __init__(self, size: int = SIZE, client: bool = False) -> None:
         self.shared = Shared(Handling(size=size), {}, lambda: None)
-        self.table = StreamTable(client, "test", self.shared)
+        self.table = StreamTable(client, self.shared)
         self.shared.sending.raise_limit(2**40)
         self.scheduler = self.shared.scheduler
         self.shared.rtt = 0.1
@@ -119,7 +119,7 @@ def test_bulk_streams_share_within_one_payload(sizes: list[int], shots: int, key
     rig = Rig()
     bulk = [rig.stream(size * 100 * SIZE) for size in sizes]
     typist = rig.stream()
-    sent: Counter[Stream] = Counter()
+    sent: Counter[Source] = Counter()
     for turn in range(shots):
         rig.shared.now += 1.0
         if turn < len(keystrokes):
@@ -137,7 +137,7 @@ def test_a_turn_that_is_cut_short_gives_no_more_in_the_long_run() -> None:
     rig = Rig()
     cut_short, other = rig.stream(200 * SIZE), rig.stream(200 * SIZE)
     typist = rig.stream()
-    sent: Counter[Stream] = Counter()
+    sent: Counter[Source] = Counter()
     previous: object = other
     for _ in range(100):
         rig.shared.now += 1.0
@@ -254,7 +254,7 @@ plans = st.lists(
 def test_everything_is_sent_in_payloads_and_lost_chunks_again(plan: list[tuple[str, int, int]]) -> None:
     rig = Rig()
     streams = [rig.stream() for _ in range(4)]
-    written: Counter[Stream] = Counter()
+    written: Counter[Source] = Counter()
     sent: list[Chunk] = []
     missing: list[Chunk] = []
 

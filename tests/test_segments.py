@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import select
 import socket
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="making network namespaces needs root"),
 ]
 
+FIGURES = logging.getLogger("figures")  # pytest --log-cli-level=INFO shows them
 HOSTS = {socket.AF_INET: ("10.83.0.1", "10.83.0.2"), socket.AF_INET6: ("fd83::1", "fd83::2")}
 HEADERS = {socket.AF_INET: 40, socket.AF_INET6: 60}
 LINE_MTU, MTU = 9000, 1400
@@ -178,6 +180,7 @@ def test_no_segment_exceeds_the_mtu(line: Line, family: Family, mtus: tuple[int,
     assert set(announced[:1]) == {(mtus[1] or LINE_MTU) - HEADERS[family]}  # SYN
     assert (mtus[0] or LINE_MTU) - HEADERS[family] in announced[1:]  # SYN and ACK
     largest = max(segment.largest_payload for segment in segments)
+    FIGURES.info("MTUs of %s: MSS %s announced, largest segment %d bytes", mtus, announced, largest)
     if any(mtus):
         assert MTU - HEADERS[family] - 40 <= largest <= MTU - HEADERS[family]  # 40: TCP's options
     else:

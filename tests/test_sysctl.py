@@ -4,6 +4,7 @@ Global keys are never written: their existence and form are looked up on the hos
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import pytest
 from tunnel import LIMIT
 
+FIGURES = logging.getLogger("figures")  # pytest --log-cli-level=INFO shows them
 FOLDER = Path(__file__).parent.parent / "sysctl"
 FILES = ("clean.conf", "dirty.conf")
 PROC = Path("/proc/sys")
@@ -179,5 +181,6 @@ def test_each_key_takes_effect_and_the_tunnel_runs(name: str) -> None:
     found, said = in_namespace(values, ["/bin/sh", "-c", demo])
     assert {key: setting.value.split() for key, setting in wanted.items() if key in found} == found
     assert not [key for key in wanted.keys() - found.keys() if not wanted[key].optional or wanted[key].path.exists()]
+    FIGURES.info("%s: %d of %d keys set and read back; the demo: %s", name, len(found), len(read(name)), said.split("\n")[-2])
     assert "All verified" in said
     assert host_values() == before
