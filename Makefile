@@ -58,7 +58,7 @@ $(INSTALLED): pyproject.toml utils/bootstrap.sh
 	mkdir -p build && touch $@ $(BUILT)
 
 # make has found it stale, and a changed setup.py may mean other C from the same sources: so nothing is taken over.
-$(BUILT): setup.py tcsplitter/_core.pyx $(wildcard tcsplitter/*.pxi) | $(INSTALLED)
+$(BUILT): setup.py tcsplitter/_core.pyx $(wildcard tcsplitter/*.pxi tcsplitter/*.h) | $(INSTALLED)
 	rm -f build/$(VERSION)-*.built
 	CYTHON_FORCE_REGEN=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
 	touch $@

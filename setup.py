@@ -19,6 +19,7 @@ sanitize_flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno
 core = Extension(
     "tcsplitter._core",
     ["tcsplitter/_core.pyx"],
+    depends=["tcsplitter/_gf256.h"],
     define_macros=debug_macros if debug else [] if sanitizers else release_macros,
     extra_compile_args=(["-g", "-O0", "-UNDEBUG"] if debug else ["-g", "-O1"] if sanitizers else ["-O3"])
     + (sanitize_flags if sanitizers else []),
