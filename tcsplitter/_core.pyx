@@ -7,13 +7,15 @@ share nothing with the others but small helpers are in files of their own, inclu
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
+from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER, PyMemoryView_GetContiguous
 from libc.math cimport INFINITY, floor, isfinite
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy
+
+from functools import lru_cache
 
 import zfec
 
@@ -80,6 +82,7 @@ cdef enum:
     _WINDOW_WORDS = (REPLAY_WINDOW >> 6) + 1
     _MAX_WAITING_PAYLOADS = 65_536
     _MAX_BLOCKS = 256  # of a stripe: the field of zfec is GF(2**8)
+    _MAX_MATRICES = 256
     _BLOCK_PREFIX = 3
     _MAX_BLOCK = _BLOCK_PREFIX + HEADER_SIZE + MAX_SEALED
 

@@ -1,6 +1,7 @@
 """Parity over shots (PROTOCOL.md section 6) and each hazard of zfec that its guard keeps away."""
 
 import itertools
+from random import Random
 
 import pytest
 import zfec  # type: ignore[import-untyped]
@@ -31,6 +32,36 @@ def test_the_order_of_arrival_does_not_matter(order: tuple[int, ...]) -> None:
     fec = Fec(4, 2)
     parity = fec.encode(shots)
     assert fec.rebuild({i: shots[i] for i in order}, {1: parity[1], 0: parity[0]}) == {1: shots[1]}
+
+
+@pytest.mark.parametrize(("data", "parity"), [(d, p) for d in range(1, 6) for p in range(1, 8 - d)])
+def test_all_patterns_of_loss_are_made_up_for(data: int, parity: int) -> None:
+    shots = [bytes(range(i, 2 * i + 70)) for i in range(data)]
+    fec = Fec(data, parity)
+    blocks = fec.encode(shots)
+    # Twice, because matrices are kept: zfec must not have reordered what they are kept under.
+    for _ in range(2):
+        for kept in itertools.combinations(range(data + parity), data):
+            present = {i: shots[i] for i in kept if i < data}
+            spare = {i - data: blocks[i - data] for i in kept if i >= data}
+            assert fec.rebuild(present, spare) == {i: shots[i] for i in range(data) if i not in kept}
+
+
+@given(st.integers(1, 255), st.integers(1, 255), st.integers(0, 300), st.randoms(use_true_random=False))
+def test_any_of_a_large_stripe_are_enough(data: int, parity: int, longest: int, rng: Random) -> None:
+    parity = min(parity, 256 - data)
+    shots = [rng.randbytes(rng.randint(0, longest)) for _ in range(data)]
+    blocks = Fec(data, parity).encode(shots)
+    kept = set(rng.sample(range(data + parity), data))
+    present = {i: shots[i] for i in kept if i < data}
+    spare = {i - data: blocks[i - data] for i in kept if i >= data}
+    assert Fec(data, parity).rebuild(present, spare) == {i: shots[i] for i in range(data) if i not in kept}
+
+
+def test_more_parity_than_needed_changes_nothing() -> None:
+    shots = [b"abc", b"de", b"", b"fghi"]
+    parity = dict(enumerate(Fec(4, 3).encode(shots)))
+    assert Fec(4, 3).rebuild({0: b"abc", 2: b"", 3: b"fghi"}, parity) == {1: b"de"}
 
 
 GOLDEN = ["0000167a754b78b4bb9c9caf96", "000032684f0360c1d0b9b9eca7"]
@@ -86,7 +117,7 @@ def test_too_few_blocks_are_refused() -> None:
             fec.rebuild(present, spare)
 
 
-@pytest.mark.parametrize("index", [-1, 3, 4, 255, 256, 2**40])
+@pytest.mark.parametrize("index", [-1, 3, 4, 255, 256, 2**40, 0.5, "1"])
 def test_a_foreign_data_number_is_refused(index: int) -> None:
     # zfec takes a number of 3 or 4 for parity, and reads past its matrix for one of 5 to 255.
     fec = Fec(3, 2)
@@ -95,7 +126,7 @@ def test_a_foreign_data_number_is_refused(index: int) -> None:
         fec.rebuild({0: b"a", index: b"b"}, parity)
 
 
-@pytest.mark.parametrize("index", [-1, -3, 2, 252, 2**40])
+@pytest.mark.parametrize("index", [-1, -3, 2, 252, 2**40, 0.5, "1"])
 def test_a_foreign_parity_number_is_refused(index: int) -> None:
     # -1 to -3 would name data blocks a second time, for which zfec never returns.
     fec = Fec(3, 2)
@@ -122,12 +153,35 @@ def test_what_is_passed_in_is_left_as_it_was() -> None:
         assert (list(present.items()), spare) == ([(2, b"cde"), (0, b"abc")], {1: parity[1]})
 
 
-def test_a_parity_block_in_a_mutable_buffer_is_copied() -> None:
+def test_a_parity_block_in_a_mutable_buffer_is_not_kept() -> None:
     fec = Fec(1, 2)
     block = bytearray(fec.encode([b"abc"])[0])
-    rebuilt = fec.rebuild({}, {0: block})  # type: ignore[dict-item]
-    block[:] = bytes(len(block))
+    rebuilt = fec.rebuild({}, {0: block})
+    block.clear()
     assert rebuilt == {0: b"abc"}
+
+
+def test_parity_comes_in_any_buffers() -> None:
+    shots = [b"abcdefgh" * 20, b"12345"]
+    first, second = Fec(2, 2).encode(shots)
+    apart = bytearray(2 * len(first))
+    apart[::2] = first
+    for block in memoryview(b"." + first + b".")[1:-1], memoryview(apart)[::2], memoryview(first).cast("c"):
+        assert Fec(2, 2).rebuild({1: shots[1]}, {0: block}) == {0: shots[0]}
+        assert Fec(2, 2).rebuild({}, {0: block, 1: second}) == dict(enumerate(shots))
+
+
+@pytest.mark.parametrize("block", [None, 7, "abcdef"])
+def test_parity_that_is_no_buffer_is_refused(block: object) -> None:
+    with pytest.raises(TypeError):
+        Fec(1, 1).rebuild({}, {0: block})  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("shot", [None, 7, "abc", bytearray(b"abc")])
+def test_only_bytes_are_rebuilt_from(shot: bytes) -> None:
+    parity = Fec(2, 1).encode([b"abc", b"de"])
+    with pytest.raises(TypeError):
+        Fec(2, 1).rebuild({0: shot}, {0: parity[0]})
 
 
 def test_blocks_of_different_lengths_contradict_each_other() -> None:
