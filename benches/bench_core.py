@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pytest_benchmark.fixture import BenchmarkFixture
 from simulator import Line, Network, Plan
 
-from tcsplitter._core import STREAM, AckLog, Fec, Playout, RecvBuffer, ReplayWindow, ShotReader, ShotWriter, open_frames
+from tcsplitter._core import STREAM, AckLog, Playout, RecvBuffer, ReplayWindow, ShotReader, ShotWriter, open_frames
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.shared import Handling
@@ -29,8 +29,6 @@ NOISE = random.Random(1).randbytes(SIZES[-1])
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size}-bytes")
 orders = pytest.mark.parametrize("shuffled", [False, True], ids=["in-order", "shuffled"])
-stripes = pytest.mark.parametrize(("data", "parity"), [(10, 3), (4, 1)], ids=["10+3", "4+1"])
-blocks = pytest.mark.parametrize("size", [1_300, 10_000], ids=lambda size: f"{size}-bytes")
 
 
 def seal(writer: ShotWriter, data: bytes) -> bytes:
@@ -148,24 +146,6 @@ def test_playout(benchmark: BenchmarkFixture, shuffled: bool) -> None:
         return released + playout.waiting
 
     assert benchmark(play_out) == PIECE * NUMBERS
-
-
-@stripes
-@blocks
-def test_parity(benchmark: BenchmarkFixture, data: int, parity: int, size: int) -> None:
-    """The parity of one stripe."""
-    made = benchmark(Fec(data, parity).encode, [NOISE[i : i + size] for i in range(data)])
-    assert len(made) == parity
-
-
-@stripes
-@blocks
-def test_rebuild(benchmark: BenchmarkFixture, data: int, parity: int, size: int) -> None:
-    """One stripe that lost as many shots as its parity can make up for."""
-    fec = Fec(data, parity)
-    shots = [NOISE[i : i + size] for i in range(data)]
-    kept, spare = dict(enumerate(shots[parity:], parity)), dict(enumerate(fec.encode(shots)))
-    assert benchmark(fec.rebuild, kept, spare) == dict(enumerate(shots[:parity]))
 
 
 @pytest.mark.parametrize("size", [1_400, 10_000, 65_536], ids=lambda size: f"{size}-byte-payloads")
