@@ -68,13 +68,13 @@ def fail(reason: str) -> NoReturn:
 class Ends:
     """A server end and a client end."""
 
-    def __init__(self, size: int, reuse: int) -> None:
+    def __init__(self, size: int, reuse: int, fec: str) -> None:
         self._environment = os.environ | {KEY_VARIABLE: generate_key(secrets.token_bytes(32))}
         self._said = os.memfd_create("said")
         self._all: list[subprocess.Popen[bytes]] = []
         self._server = ["server", "--lFling", f"{HOST}:{SERVER_PORT}", "--forward", f"{HOST}:{SERVICE_PORT}"]
         self._client = ["client", "--rFling", f"{HOST}:{SERVER_PORT}", "--listen", f"{HOST}:{CLIENT_PORT}", "--reuse", str(reuse)]
-        self._shape = ["--frags", str(size)]
+        self._shape = ["--frags", str(size), "--fec", fec]
 
     def start(self) -> None:
         self.server = self._start(self._server, SERVER_PORT)
@@ -108,9 +108,9 @@ class Ends:
 
 
 @contextmanager
-def both_ends(size: int, reuse: int) -> Iterator[Ends]:
+def both_ends(size: int, reuse: int, fec: str) -> Iterator[Ends]:
     """The ends from their start until the end of the block."""
-    ends = Ends(size, reuse)
+    ends = Ends(size, reuse, fec)
     try:
         ends.start()
         yield ends
@@ -416,6 +416,14 @@ def main() -> None:
     machine = describe_machine()
     print(machine)
     rounds, floors = run(asked)
+    report = compare(asked.fec, rounds) if len(asked.fec) > 1 else summarize(rounds, floors)
+    if asked.json:
+        told = {"machine": machine, "asked": vars(asked), "rounds": [asdict(each) for each in rounds], "medians": report}
+        Path(asked.json).write_text(json.dumps(told, indent=1) + "\n")
+
+
+def summarize(rounds: list[Measured], floors: list[dict[str, float]]) -> dict[str, float]:
+    """Show all figures and their medians; with floors the ratio to those before and after each round too. Returns the medians."""
     if floors:
         for number, measured in enumerate(rounds):
             floor = {name: mean(each[name] for each in floors[number : number + 2]) for name in floors[0]}
@@ -423,9 +431,26 @@ def main() -> None:
             measured.figures["ratio of CPU s per GB to the floor's"] = measured.figures[BOTH] / floor[BOTH]
     medians = {name: median(measured.figures[name] for measured in rounds) for name in rounds[0].figures}
     show(rounds, medians)
-    if asked.json:
-        report = {"machine": machine, "asked": vars(asked), "rounds": [asdict(each) for each in rounds], "medians": medians}
-        Path(asked.json).write_text(json.dumps(report, indent=1) + "\n")
+    return medians
+
+
+def compare(settings: list[str], rounds: list[Measured]) -> dict[str, float]:
+    """Show the rounds of each setting of --fec, which were taken in turn, and how the others compare with the first one:
+    the medians of the ratios, which are returned."""
+    by_setting = {setting: rounds[at :: len(settings)] for at, setting in enumerate(settings)}
+    for setting, its_rounds in by_setting.items():
+        print(f"--fec {setting}")
+        summarize(its_rounds, [])
+    ratios = {}
+    for setting in settings[1:]:
+        for name in rounds[0].figures:
+            pairs = zip(by_setting[settings[0]], by_setting[setting], strict=True)
+            shares = [other.figures[name] / first.figures[name] for first, other in pairs if first.figures[name]]
+            if shares:
+                ratios[f"{name}, {setting} to {settings[0]}"] = median(shares)
+    for name, ratio in ratios.items():
+        print(f"{name:60}{ratio:10.3f}")
+    return ratios
 
 
 def parse() -> argparse.Namespace:
@@ -434,6 +459,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=10_000, metavar="BYTES", help="--frags of both ends (10000)")
     parser.add_argument("--direction", choices=["both", "up", "down"], help="of the bulk; up is to the server end (both)")
     parser.add_argument("--reuse", type=int, default=1, metavar="N", help="of the client end (1)")
+    parser.add_argument(
+        "--fec",
+        nargs="+",
+        default=["0"],
+        metavar="D:P",
+        help="of both ends (0); several are measured in turn, and compared",
+    )
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="with fresh ends each time (1)")
     parser.add_argument("--floor", metavar="PROGRAM", help="run this before each repeat and after the last, and print the ratio")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
@@ -443,6 +475,8 @@ def parse() -> argparse.Namespace:
     asked = parser.parse_args()
     if asked.echo is not None and (asked.secs or asked.direction):
         parser.error("--echo takes neither --secs nor --direction")
+    if asked.floor and len(asked.fec) > 1:
+        parser.error("--floor goes with one --fec")
     if asked.floor and (asked.stopped or asked.echo is not None):
         parser.error("--floor goes with bulk alone")
     asked.secs = asked.secs or (STOPPED_SECONDS if asked.stopped else BULK_SECONDS)
@@ -465,17 +499,18 @@ def run(asked: argparse.Namespace) -> tuple[list[Measured], list[dict[str, float
     for _ in range(asked.repeat):
         if asked.floor:
             floors.append(run_floor(asked.floor))
-        signal.alarm(asked.secs + (asked.echo or 0) // 100 + 2 * STEP_LIMIT)
-        rounds.append(measure(asked))
-        signal.alarm(0)
+        for fec in asked.fec:
+            signal.alarm(asked.secs + (asked.echo or 0) // 100 + 2 * STEP_LIMIT)
+            rounds.append(measure(asked, fec))
+            signal.alarm(0)
     if asked.floor:
         floors.append(run_floor(asked.floor))
     return rounds, floors
 
 
-def measure(asked: argparse.Namespace) -> Measured:
+def measure(asked: argparse.Namespace, fec: str) -> Measured:
     """One repeat, with ends of its own."""
-    with socket.create_server((HOST, SERVICE_PORT)) as service, both_ends(asked.size, asked.reuse) as ends:
+    with socket.create_server((HOST, SERVICE_PORT)) as service, both_ends(asked.size, asked.reuse, fec) as ends:
         if asked.echo is not None:
             return measure_echo(service, asked.echo)
         if asked.stopped:

@@ -43,6 +43,7 @@ RESET: Final[int]
 CLOSE: Final[int]
 STREAM: Final[int]
 SKIP: Final[int]
+GONE: Final[int]
 DATAGRAM: Final[int]
 
 # Verdicts of ReplayWindow.check.
@@ -92,6 +93,8 @@ class ShotWriter:
     def stream(self, stream_id: int, offset: int, data: Buffer, fin: bool) -> None: ...
     def skip(self, stream_id: int, offset: int) -> None:
         """What this end gets of the stream below `offset` it needs no more."""
+    def gone(self, number: int) -> None:
+        """The carrier whose hello had this number was given up."""
     def datagram(self, flow_id: int, number: int, stamp: int, deadline: int, total: int, offset: int, data: Buffer) -> None:
         """A datagram of `total` bytes, at most MAX_DATAGRAM, or where `data` is shorter the fragment from `offset` on.
 
@@ -101,6 +104,9 @@ class ShotWriter:
     @property
     def size(self) -> int:
         """Bytes of the body so far, its head included; 0 before `begin`."""
+    def parity(self, index: int, data: int, parity: int, numbers: list[int], block: bytes) -> None:
+        """Block `index` of `parity` over the shots of `data` numbers, which rise. Nothing else goes into this body; it is sealed
+        with PARITY."""
     def seal(self, aead: Aead, flags: int, epoch: int, number: int) -> bytes:
         """Seal the body: the shot as it goes on the wire. The body is gone after that. `flags` is 0 or FINAL."""
 
@@ -118,12 +124,19 @@ def open_frames(aead: Aead, record: bytes) -> tuple[int, int, list[tuple[Any, ..
 
     (PING,) · (ACK, answered, delay_us, ranges, rebuilt) · (CREDIT, total) · (STREAM_CREDIT, id, limit) ·
     (RESET, id, code, final_size) · (CLOSE, code, reason) · (STREAM, id, offset, data, fin) · (SKIP, id, offset) ·
-    (DATAGRAM, flow, number, stamp, deadline, total, offset, data)
+    (GONE, number) · (DATAGRAM, flow, number, stamp, deadline, total, offset, data)
 
     Stamp and deadline are -1 in a datagram that is not timed; a whole one has its length as total and 0 as offset.
     `data` is bytes, or a memoryview of the opened body when it is at least half of it.
     Raises cryptography's InvalidTag where it does not open, RemoteProtocolError where it opens and is malformed, holds parity, or
     has a header that ShotReader would refuse. An ack of a number never sent is the caller's to find.
+    """
+
+def open_parity(aead: Aead, record: bytes) -> tuple[int, int, int, int, list[int], memoryview]:
+    """Open a parity shot: want, held, the block's index, how many parity blocks there are, the numbers of the shots that it
+    covers (rising), and the block.
+
+    Raises cryptography's InvalidTag where it does not open, RemoteProtocolError where it opens and is malformed or holds frames.
     """
 
 @final

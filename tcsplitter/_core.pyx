@@ -47,6 +47,7 @@ cpdef enum:
     CLOSE = 0x07
     STREAM = 0x08
     SKIP = 0x0c
+    GONE = 0x0d
     DATAGRAM = 0x10
 
 cpdef enum:
@@ -70,6 +71,7 @@ cdef enum:
     _MAX_HELLO_KIND = 3
     _MAX_REASON = 255
     _FRAME_HEAD = 1 + 7 * 8  # the longest frame but ACK, without data and reason
+    _PARITY_HEAD = 3  # index and counts
     _ACK_HEAD = 1 + 2 * 8 + 2 * (8 + MAX_ACK_RANGES * 2 * 8)
     _FIRST_CAPACITY = 16_384
     _NO_LIMIT = 0x7fff_ffff
@@ -249,14 +251,15 @@ cdef class ShotWriter:
     cdef bytearray _buffer
     cdef readonly Py_ssize_t size
     cdef Py_ssize_t _at
+    cdef bint _is_parity
 
     def __cinit__(self):
         self._buffer = bytearray(_FIRST_CAPACITY)
 
     cdef int _start(self, Py_ssize_t most) except -1:
         """Make room for a frame of at most `most` bytes."""
-        if self.size == 0:
-            raise LocalProtocolError("a frame was added before the body was begun")
+        if self.size == 0 or self._is_parity:
+            raise LocalProtocolError("a frame was added to parity" if self.size else "a frame was added before the body was begun")
         self._at = self.size
         if self._at + most > len(self._buffer):
             PyByteArray_Resize(self._buffer, max(self._at + most, min(2 * len(self._buffer), 2 * _MAX_BODY)))
@@ -323,6 +326,7 @@ cdef class ShotWriter:
         _store(head, min(want, _MAX_WANT), _WANT_SIZE)
         _store(head + _WANT_SIZE, min(held, _MAX_WANT), _WANT_SIZE)
         self.size = _BODY_HEAD
+        self._is_parity = False
 
     def ping(self):
         self._put_frame(PING, ())
@@ -373,6 +377,10 @@ cdef class ShotWriter:
         """What this end gets of the stream below `offset` it needs no more."""
         self._put_frame(SKIP, (stream_id, offset))
 
+    def gone(self, number):
+        """The carrier whose hello had this number was given up."""
+        self._put_frame(GONE, (number,))
+
     def datagram(self, flow_id, number, stamp, deadline, total, offset, data):
         """A datagram of `total` bytes, or the fragment of it from `offset` on; timed unless `stamp` is below 0."""
         cdef Py_buffer view
@@ -392,12 +400,30 @@ cdef class ShotWriter:
         finally:
             PyBuffer_Release(&view)
 
+    def parity(self, index, data, parity, list numbers not None, bytes block not None):
+        """One of `parity` blocks over the shots of `data` numbers, which rise; the body holds nothing else."""
+        if self.size != _BODY_HEAD or not 0 <= index < parity or data != len(numbers) or not 1 <= data <= _MAX_BLOCKS - parity:
+            raise LocalProtocolError(f"parity {index} of {data}+{parity} over {len(numbers)} shots")
+        self._start(_PARITY_HEAD + data * 8 + len(block))
+        self._put_byte(index)
+        self._put_byte(data)
+        self._put_byte(parity)
+        previous = None
+        for number in numbers:
+            self._put_varint(number if previous is None else number - previous - 1)
+            previous = number
+        self._put_bytes(PyBytes_AS_STRING(block), len(block))
+        self._finish()
+        self._is_parity = True
+
     def seal(self, aead, flags, epoch, number):
         """Seal the body: the shot as it goes on the wire. The body is gone after that."""
         if self.size == 0:
             raise LocalProtocolError("there is no body to be sealed")
         if flags not in (0, FINAL):
-            raise LocalProtocolError(f"flags {flags:#x} on a shot with frames")
+            raise LocalProtocolError(f"flags {flags:#x}: those of a body's kind come by themselves")
+        if self._is_parity:
+            flags |= PARITY
         cdef bytes shot = _seal(aead, flags, epoch, number, PyMemoryView_FromObject(self._buffer)[:self.size], self.size)
         self.size = 0
         return shot
@@ -686,6 +712,8 @@ cdef tuple _read_frame(_Cursor* cursor, bytes body):
         return _read_datagram(cursor, kind, body)
     if kind == SKIP:
         return SKIP, _read_varint(cursor), _read_varint(cursor)
+    if kind == GONE:
+        return GONE, _read_varint(cursor)
     if kind == CLOSE:
         return _read_close(cursor)
     raise RemoteProtocolError(f"unknown frame type {kind:#x}")
@@ -700,8 +728,6 @@ cdef bytes _open(object aead, bytes record, bint hello):
     cdef bytes body = aead.decrypt(_NONCE_ZEROS + head[5:], PyMemoryView_FromObject(record)[HEADER_SIZE:], head)
     if len(body) != len(record) - HEADER_SIZE - TAG_SIZE:
         raise LocalProtocolError(f"the cipher made {len(body)} bytes of {len(record) - HEADER_SIZE}")
-    if header[0] & PARITY:
-        raise RemoteProtocolError("parity came to an end that has not asked for it")
     return body
 
 
@@ -709,7 +735,7 @@ def open_hello(aead, bytes record not None):
     """Open a hello: kind, rtt_us. Raises InvalidTag or RemoteProtocolError."""
     cdef bytes body = _open(aead, record, True)
     cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(body)
-    if len(body) != _HELLO_SIZE or base[0] > _MAX_HELLO_KIND:
+    if record[0] & PARITY or len(body) != _HELLO_SIZE or base[0] > _MAX_HELLO_KIND:
         raise RemoteProtocolError(f"a hello of {len(body)} bytes and kind {base[0]}")
     return base[0], _load(base + 1, 4)
 
@@ -719,6 +745,8 @@ def open_frames(aead, bytes record not None):
     cdef bytes body = _open(aead, record, False)
     cdef _Cursor cursor
     cdef list frames = []
+    if record[0] & PARITY:
+        raise RemoteProtocolError("parity where frames were due")
     cursor.base = <const uint8_t*> PyBytes_AS_STRING(body)
     cursor.at = _BODY_HEAD
     cursor.end = len(body)
@@ -727,6 +755,35 @@ def open_frames(aead, bytes record not None):
             raise RemoteProtocolError(f"more than {MAX_FRAMES} frames in a shot")
         frames.append(_read_frame(&cursor, body))
     return _load(cursor.base, _WANT_SIZE), _load(cursor.base + _WANT_SIZE, _WANT_SIZE), frames
+
+
+def open_parity(aead, bytes record not None):
+    """Open a parity shot: want, held, index, number of parity blocks, the numbers it covers, its block. Raises InvalidTag or
+    RemoteProtocolError."""
+    cdef bytes body = _open(aead, record, False)
+    cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(body)
+    cdef _Cursor cursor
+    cdef list numbers = []
+    cdef int64_t number = -1
+    cdef int i, data, parity
+    if not record[0] & PARITY:
+        raise RemoteProtocolError("frames where parity was due")
+    cursor.base = base
+    cursor.at = _BODY_HEAD + _PARITY_HEAD
+    cursor.end = len(body)
+    if cursor.at > cursor.end:
+        raise RemoteProtocolError("parity is cut short")
+    data = base[_BODY_HEAD + 1]
+    parity = base[_BODY_HEAD + 2]
+    if data == 0 or base[_BODY_HEAD] >= parity or data + parity > _MAX_BLOCKS:
+        raise RemoteProtocolError(f"parity {base[_BODY_HEAD]} of {data}+{parity}")
+    for i in range(data):
+        number += 1 + _read_varint(&cursor)
+        if number > _MAX_VARINT:
+            raise RemoteProtocolError("parity over shots beyond the last number")
+        numbers.append(number)
+    cdef object block = PyMemoryView_FromObject(body)[cursor.at:]
+    return _load(base, _WANT_SIZE), _load(base + _WANT_SIZE, _WANT_SIZE), base[_BODY_HEAD], parity, numbers, block
 
 
 # --- RangeSet -------------------------------------------------------------------------------------------------------------

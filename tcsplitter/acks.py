@@ -37,6 +37,11 @@ class Acks:
         self._answered, self._answered_at = number, now
         self.due_at = min(self.due_at, now + max(delay, SHORTEST_DELAY))
 
+    def add_rebuilt(self, number: int, delay: float, now: float) -> None:
+        """A shot was rebuilt from parity; the ack that says so may wait for `delay`."""
+        self._log.add_rebuilt(number)
+        self.due_at = min(self.due_at, now + max(delay, SHORTEST_DELAY))
+
     @staticmethod
     def delay(min_rtt: float) -> float:
         """Seconds for which an ack may wait."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from enum import IntEnum
 from math import inf
 from typing import Any, Protocol
@@ -79,7 +80,7 @@ class Carrier:
         self.dial_seconds = 0.0
         """Client: how long it took to connect."""
         self.hello = -1
-        """Client: number of the hello."""
+        """Number of its hello."""
         self.reader = ShotReader()
         self.closed = False
         """The protocol has no more use for it."""
@@ -145,6 +146,8 @@ class CarrierSet:
         """The newest last."""
         self.unconfirmed: dict[Kind, dict[int, Carrier]] = {kind: {} for kind in Kind}
         """Client: idle ones whose hello the other end has not confirmed, by its number, oldest first."""
+        self.greeted: dict[int, Carrier] = {}
+        """Client: all of them, by the number of the hello."""
         self.payload = payload
         """Kinds that may carry this end's payload, in the order in which they are taken."""
         self.due: deque[Carrier] = deque()
@@ -174,7 +177,7 @@ class CarrierSet:
     def greet(self, carrier: Carrier, number: int) -> None:
         """Client: the hello got this number."""
         carrier.hello = number
-        self.unconfirmed[carrier.kind][number] = carrier
+        self.greeted[number] = self.unconfirmed[carrier.kind][number] = carrier
 
     def confirm(self, ranges: list[tuple[int, int]]) -> None:
         """The other end has the shots and hellos of these numbers."""
@@ -220,24 +223,31 @@ class CarrierSet:
             return due or answer
         return due if due.ack_by <= answer.ack_by else answer
 
-    def take(self, reserve: int) -> Carrier | None:
-        """One for payload: one that is due anyway, else an idle one beyond `reserve`."""
+    def take(self, reserve: int, sure: bool = False, without: Collection[Carrier] = ()) -> Carrier | None:
+        """One for payload: one that is due anyway, else an idle one beyond `reserve`; `sure` and `without` as in `take_idle`."""
         carrier = _first(self.due)
-        if carrier is not None and not carrier.backlog:
+        if carrier is not None and not carrier.backlog and carrier not in without:
             return carrier
         if self.count_idle() > reserve:
             for kind in self.payload:
-                if (carrier := self.take_idle(kind)) is not None:
+                if (carrier := self.take_idle(kind, sure, without)) is not None:
                     return carrier
         return None
 
-    def take_idle(self, kind: Kind) -> Carrier | None:
-        """An idle one of this kind: the newest; with reuse each in turn."""
-        idle = self.idle[kind]
+    def take_idle(self, kind: Kind, sure: bool = False, without: Collection[Carrier] = ()) -> Carrier | None:
+        """An idle one of this kind, none of `without`: the newest; with reuse each in turn.
+
+        `sure`: rather one behind whose hello nothing has to wait, as the other end has it, or it was not sent yet.
+        """
+        idle, unconfirmed = self.idle[kind], self.unconfirmed[kind]
+        unsure = None
         for carrier in reversed(idle) if self._reuse == 1 else idle:
-            if not carrier.backlog:
+            if carrier.backlog or carrier in without:
+                continue
+            if not sure or carrier.greeting or carrier.hello not in unconfirmed:
                 return carrier
-        return None
+            unsure = carrier
+        return unsure
 
     def used(self, carrier: Carrier, final: bool, give_up_after: float, now: float) -> None:
         """A shot was written to this end's half; after a final one the half is complete."""
@@ -287,6 +297,7 @@ class CarrierSet:
             if carrier in self.all:
                 del self.all[carrier]
                 self.alive[carrier.kind] -= 1
+                self.greeted.pop(carrier.hello, None)
             self.suspend(carrier)
             self._actions.append((op, carrier, b""))
 

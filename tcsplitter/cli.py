@@ -147,11 +147,11 @@ def _with_role(args: list[str], ctx: click.Context) -> list[str]:
 
 def _option(flag: str, field: str, section: str, kind: _Parsed, text: str, default: object = None) -> _Decorator:
     """An option that takes a value. Without a default it may be left out."""
-    presence: dict[str, Any] = {}
+    presence: dict[str, Any] = {"metavar": kind.name}
     if default is _REQUIRED:
-        presence = {"required": True}
+        presence["required"] = True
     elif default is not None:
-        presence = {"default": str(default), "show_default": True}
+        presence |= {"default": str(default), "show_default": True}
     return click.option(flag, field, cls=_Option, section=section, type=kind, help=text, **presence)
 
 
@@ -274,7 +274,23 @@ _COMMON = _several(
         "R 1: send lost payloads again, 0: not. Skip one that is missing after SKIP attempts; -1: never.",
         "1:-1",
     ),
-    _option("--fec", "fec", _SHAPE, _Parsed("D:P", opt.parse_fec), "Parity; not in this version: only 0:0 or 0.", "0:0"),
+    _option(
+        "--fec",
+        "fec",
+        _SHAPE,
+        _Parsed("D:P|auto", opt.parse_fec),
+        "With every D payloads send P of parity, on further connections: any D of D+P rebuild the rest; "
+        "auto: as much as the line needs; 0: none.",
+        _DEFAULTS["fec"],
+    ),
+    _option(
+        "--hedge",
+        "hedge",
+        _SHAPE,
+        _Parsed("on|off", opt.parse_switch),
+        "Send payloads that are late again, on another connection; never with --retries 0:SKIP.",
+        "on",
+    ),
     _option(
         "--idle", "idle", _SHAPE, _MS, "Life of an unused connection; the same at both ends.", f"{_DEFAULTS['idle'] * 1000:g}"
     ),
@@ -415,7 +431,7 @@ def _knobs(given: dict[str, Any]) -> dict[str, Any]:
     """The values of a command line as fields of the options."""
     size, mtu = given.pop("frags")
     playout = replace(given.pop("buffer"), catch_up=given.pop("catch_up"), after=given.pop("after"))
-    return {name: value for name, value in given.items() if name != "fec"} | {"size": size, "mtu": mtu, "playout": playout}
+    return given | {"size": size, "mtu": mtu, "playout": playout}
 
 
 def _log_unused(end: str, other: str, flags: Sequence[str]) -> None:

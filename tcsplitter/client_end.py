@@ -148,6 +148,7 @@ class ClientEnd:
             reuse=config.reuse,
             idle=config.idle,
             reserve=reserve(size, config.burst),
+            fixed=not config.burst,
             datagrams=config.protocol == "udp",
         )
         return Session(session, self._name, self.outbox, self._touched, now)
@@ -304,6 +305,7 @@ class ClientEnd:
             previous,
             PROTOCOLS.index(config.protocol),
             config.handling.retries.skip + 1,
+            config.handling.fec.used,
         )
         self._asked_sync = config.sync and not self._asked_sync
         carrier = Carrier(Kind.SYNC if self._asked_sync else Kind.FLING, now)
@@ -331,7 +333,6 @@ class ClientEnd:
 
     def _take_answer(self, answer: Answer, keys: SessionKeys, now: float) -> None:
         self._reasons_from = now
-        self.session.suspect = False
         if answer.status == STATUS_OTHER_VERSION or answer.version != VERSION:
             versions = f"version {answer.version} of the protocol, this client version {VERSION}"
             self.failed = f"the server speaks {versions}: install the same tcsplitter on both"
@@ -356,10 +357,12 @@ class ClientEnd:
                 self.session.close(STOPPED, "the server does not know this session")
                 self._renew_session(now)
             self.session.id = answer.session_id
-        elif self._unheard_for(now) >= STALL_SECONDS:
+        elif self._unheard_for(now) >= STALL_SECONDS or (self.session.suspect and now - self.session.heard_at >= STALL_SECONDS):
             self.session.distrust_idle(now)
+        self.session.trust()
         self._instance = answer.instance
         self.session.set_peer_skip(answer.skip)
+        self.session.expect_parity(answer.parity)
         self.session.keys.install(answer.epoch, keys.sealer(), keys.opener(), now)
         if barren:
             self._report_trouble(ONLY_HANDSHAKES)

@@ -36,8 +36,8 @@ STATUS_OTHER_PROTOCOL: Final = 5
 
 _TAG_SIZE: Final = 16
 _TAG_LABEL: Final = b"tcsplitter tag"
-_REQUEST: Final = struct.Struct("!BBHHHH8sBH11x")
-_ANSWER: Final = struct.Struct("!BBBx8s8sH10x")
+_REQUEST: Final = struct.Struct("!BBHHHH8sBH?10x")
+_ANSWER: Final = struct.Struct("!BBBx8s8sH?9x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,13 @@ class Request:
     previous: bytes  # id of the session to continue, or NO_SESSION
     protocol: int = 0  # place in modes.PROTOCOLS
     skip: int = 0  # attempts that the server makes for lost stream data before it goes on, plus 1; 0: no end of them
+    parity: bool = False  # the client may send parity
 
     def encode(self) -> bytes:
         """32 bytes. Raises LocalProtocolError for a value that its field cannot hold."""
         pools = self.reuse, self.conns, self.lassoes, self.burst
-        return _pack(_REQUEST, self.version, self.mode, *pools, _id(self.previous), self.protocol, self.skip)
+        previous = _id(self.previous)
+        return _pack(_REQUEST, self.version, self.mode, *pools, previous, self.protocol, self.skip, self.parity)
 
     @classmethod
     def decode(cls, data: bytes) -> "Request":
@@ -75,6 +77,7 @@ class Answer:
     session_id: bytes
     instance: bytes  # random, drawn when the server started
     skip: int = 0  # as in Request, for the client
+    parity: bool = False  # the server may send parity
 
     @property
     def accepted(self) -> bool:
@@ -85,7 +88,8 @@ class Answer:
         """32 bytes. Raises LocalProtocolError for a value that its field cannot hold, or an answer that contradicts itself."""
         if fault := self._fault():
             raise LocalProtocolError(fault)
-        return _pack(_ANSWER, self.version, self.status, self.epoch, _id(self.session_id), _id(self.instance), self.skip)
+        ids = _id(self.session_id), _id(self.instance)
+        return _pack(_ANSWER, self.version, self.status, self.epoch, *ids, self.skip, self.parity)
 
     @classmethod
     def decode(cls, data: bytes) -> "Answer":

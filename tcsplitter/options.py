@@ -13,12 +13,14 @@ MIN_MTU, MAX_MTU = 148, 32_807  # Linux takes a TCP_MAXSEG of 88 to 32,767; head
 MAX_SKIP = 65_534  # SKIP + 1 is two bytes in the request and its answer (PROTOCOL.md section 2)
 _MAX_UINT16 = 65_535  # reuse, conns, lassoes and burst are two bytes each in the request (PROTOCOL.md section 2)
 _MAX_MERGE = 65_535
+_MAX_GROUP = 256  # payloads and their parity: the code's field is GF(2**8) (PROTOCOL.md section 6)
 
 _NUMBER = r"[0-9]{1,12}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}"
 _ADDRESS_FORM = "HOST:PORT or [IPv6]:PORT, for example 192.0.2.7:443 or [2001:db8::7]:443"
 _FRAGS_FORM = "SIZE or SIZE:MTU in bytes, for example 10000 or 10000:1400"
 _BUFFER_FORM = f"T:N or T, T in milliseconds, N payloads of 0 to {_MAX_MERGE}, for example 83:0 or 0.5"
 _RETRIES_FORM = f"R:SKIP, R 0 or 1, SKIP -1 (never) or 0 to {MAX_SKIP}, for example 1:-1"
+_FEC_FORM = f"D:P, 1 or more of each and {_MAX_GROUP} together at most, for example 10:3, or auto, or 0 (none)"
 _PROTOCOL_FORM = " or ".join(PROTOCOLS)
 _DUP_FORM = "one of " + ", ".join(MODES)
 
@@ -60,6 +62,23 @@ class Retries:
     skip: int = -1  # attempts after which the receiver goes past a missing payload; -1: never
 
 
+@dataclass(frozen=True, slots=True)
+class Fec:
+    """How much parity goes with what is sent."""
+
+    data: int = 0  # payloads of a full group; 0: no parity, or `auto`
+    parity: int = 0  # parity payloads that a group gets
+    auto: bool = False  # as much as the line needs
+
+    def __str__(self) -> str:
+        return "auto" if self.auto else f"{self.data}:{self.parity}"
+
+    @property
+    def used(self) -> bool:
+        """Some may be sent."""
+        return self.auto or self.data > 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knobs:
     """What both ends have. Each end uses its own for what it sends, `playout` for what it receives."""
@@ -70,6 +89,8 @@ class Knobs:
     size: int = 10_000  # bytes of stream data in a payload
     mtu: int = 0  # bytes of a packet on the line; 0: what the kernel finds
     retries: Retries = Retries()
+    fec: Fec = Fec()
+    hedge: bool = True  # late payloads are sent again, on another connection
     deadline: float = 0.0  # seconds after which a datagram is dropped; 0: never
     protocol: str = "tcp"  # what is tunnelled, one of PROTOCOLS
     flow_idle: float = 60.0  # seconds without a datagram after which a UDP flow ends
@@ -179,12 +200,21 @@ def parse_tock(flag: str, text: str) -> float:
     return 0.0 if text == "auto" else _parse_number(flag, text, "milliseconds or auto, for example 40 or 0.5") / 1000
 
 
-def parse_fec(flag: str, text: str) -> None:
-    """D:P, of which only `0:0` and `0`, no parity, are possible."""
-    if not re.fullmatch(r"0|[0-9]{1,5}:[0-9]{1,5}", text):
-        raise _wrong(flag, text, "D:P, data and parity payloads of a group; in this version 0:0 or 0 (no parity)")
-    if text not in ("0", "0:0"):
-        raise ConfigError(f"{flag} {text!r}: parity is not sent in this version: give 0")
+def parse_fec(flag: str, text: str) -> Fec:
+    """D:P, `auto`, or `0` for none."""
+    match = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", text)
+    if not (match or text in ("0", "auto")):
+        raise _wrong(flag, text, _FEC_FORM)
+    fec = Fec(int(match[1]), int(match[2])) if match else Fec(auto=text == "auto")
+    _require(_is_possible(fec), flag, text, _FEC_FORM)
+    return fec
+
+
+def parse_switch(flag: str, text: str) -> bool:
+    """`on` or `off`."""
+    if text not in ("on", "off"):
+        raise _wrong(flag, text, "on or off")
+    return text == "on"
 
 
 def parse_dup(flag: str, text: str) -> str:
@@ -236,7 +266,15 @@ def _check_knobs(knobs: Knobs) -> None:
     _require(0 <= beat < math.inf and 0 <= merge <= _MAX_MERGE, "--buffer", f"{beat * 1000:g}:{merge}", _BUFFER_FORM)
     resend, skip = knobs.retries.resend, knobs.retries.skip
     _require(-1 <= skip <= MAX_SKIP, "--retries", f"{resend:d}:{skip}", _RETRIES_FORM)
+    _require(_is_possible(knobs.fec), "--fec", knobs.fec, _FEC_FORM)
     _require(knobs.protocol in PROTOCOLS, "--protocol", knobs.protocol, _PROTOCOL_FORM)
+
+
+def _is_possible(fec: Fec) -> bool:
+    """A full group has payloads and parity; without parity, and with `auto`, no group is given."""
+    if fec.data == fec.parity == 0:
+        return True
+    return not fec.auto and fec.data >= 1 and fec.parity >= 1 and fec.data + fec.parity <= _MAX_GROUP
 
 
 def _check_times(knobs: Knobs) -> None:

@@ -189,6 +189,8 @@ def handling_of(knobs: Knobs, carriers: Address) -> Handling:
         tock=knobs.tock,
         playout=knobs.playout,
         retries=knobs.retries,
+        fec=knobs.fec,
+        hedge=knobs.hedge,
         deadline=knobs.deadline,
         flow_idle=knobs.flow_idle,
     )

@@ -1,23 +1,26 @@
 """Which shots have arrived, which are late, which are lost, and how much may be under way.
 
 Modelled on RFC 9002, with one difference: a carrier does not drop a shot, it delivers it late or dies. So there is no packet
-threshold and no probe time-out; lateness is judged by the minimum RTT and by quantiles, never by a smoothed RTT and its variance,
-and loss by time and by what the kernel knows (PROTOCOL.md section 4). The bound on what is under way follows the model of
-BBR (Cardwell et al., ACM Queue 14(5), 2016): delivery rate times minimum RTT.
+threshold and no probe time-out; lateness is judged by the minimum RTT and by quantiles (lateness.py), and loss by time and by
+what the kernel knows (PROTOCOL.md section 4). The bound on what is under way follows the model of BBR (Cardwell et al., ACM Queue
+14(5), 2016): delivery rate times minimum RTT.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from math import inf, log2
+from math import inf
 from typing import TYPE_CHECKING
 
+from tcsplitter.acks import Acks
 from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.lateness import Lateness
 
 if TYPE_CHECKING:
     from tcsplitter._core import Ranges
     from tcsplitter.carrier import Carrier
     from tcsplitter.chunks import Control
+    from tcsplitter.hedging import Copies
     from tcsplitter.scheduler import Portion
     from tcsplitter.streams import Stream
 
@@ -43,10 +46,8 @@ SMALLEST_SHARE, REGAIN, MAX_BACKOFF = 0.05, 1.05, 16.0
 """When a shot is lost for its age, and since then no younger one arrived and no dial was quick, the line is full, not the carrier
 dead: the bound is halved, and LOST_* and GIVE_UP_* are doubled, once in the time that such a verdict takes. An ack regains a
 little of the one and half of the other."""
-LATE_RTTS, LATE_SPREAD, LATE_SLACK, LATE_SAMPLES, LATE_WINDOWS = 1.25, 2.0, 0.05, 32, 4
-"""A shot is late after so many RTTs at least, and after so many times the path's p75 even if more than 5 % of the carriers
-are dead (until there are enough acks to tell, of the RTT, and the slack); the limit is taken anew after so many acks; so many
-windows may be late."""
+LATE_WINDOWS = 4
+"""So many windows may be under way and late."""
 MAX_UNACKED_CHUNKS = 8_192
 """STREAM frames that may be unacknowledged: each can leave a gap at the other end."""
 STARTUP_GAIN, CRUISE_GAIN = 2.89, 2.0
@@ -62,8 +63,8 @@ class SentShot:
     """A data shot that was sent and what it held."""
 
     __slots__ = (
-        "by_time", "carrier", "chunks", "control", "delivered", "delivered_at", "judged_from", "late", "limited", "number",
-        "sent_at", "size",
+        "by_time", "carrier", "chunks", "control", "copies", "delivered", "delivered_at", "is_twin", "judged_from", "late",
+        "limited", "number", "rebuilt", "sent_at", "settled", "size",
     )  # fmt: skip
 
     def __init__(
@@ -84,40 +85,20 @@ class SentShot:
         self.size = size
         self.carrier = carrier
         self.chunks = chunks
+        """What it holds of streams and flows; nothing where it is parity."""
         self.control = control
+        self.copies: Copies | None = None
+        """This one and its twins, where there are any."""
+        self.is_twin = False
+        """It was sent because of another copy."""
+        self.rebuilt = False
+        """The other end has it by way of parity, and it is not known yet whether it was late."""
+        self.settled = False
+        """The other end has it by way of parity."""
         self.delivered = 0
         self.delivered_at = 0.0
         self.limited = False
         self.late = False
-
-
-class Quantiles:
-    """Quantiles of delays: a histogram of eighths of octaves from 1 µs, older samples fading by halves."""
-
-    _BUCKETS = 8 * 27
-    _FADE = 2048
-
-    def __init__(self) -> None:
-        self._counts = [0.0] * self._BUCKETS
-        self._total = 0.0
-
-    def add(self, seconds: float) -> None:
-        self._counts[min(int(8 * log2(max(seconds * 1e6, 1.0))), self._BUCKETS - 1)] += 1
-        self._total += 1
-        if self._total > self._FADE:
-            self._counts = [c / 2 for c in self._counts]
-            self._total /= 2
-
-    def at(self, share: float) -> float:
-        """The delay that `share` of the samples did not exceed, rounded up to a bucket's end; 0 without samples."""
-        wanted = share * self._total
-        if not wanted:
-            return 0.0
-        bucket = 0
-        while bucket < self._BUCKETS - 1 and wanted > self._counts[bucket]:
-            wanted -= self._counts[bucket]
-            bucket += 1
-        return float(2 ** ((bucket + 1) / 8)) * 1e-6
 
 
 class Recovery:
@@ -127,23 +108,19 @@ class Recovery:
         self.sent: dict[int, SentShot] = {}
         """Unacknowledged and not taken for lost, in the order in which they will be judged."""
         self.lost: dict[int, SentShot] = {}
-        """Taken for lost, in the order of the verdicts; kept for LOST_MEMORY, to learn from a late ack."""
+        """Taken for lost, or rebuilt from parity, in that order; kept for LOST_MEMORY, to learn from a late ack."""
         self.in_flight = 0
         """Bytes of `sent` that are not late."""
         self.late_bytes = 0
         """Bytes of `sent` that are."""
-        self.late_after = LATE_SPREAD * DEFAULT_RTT + LATE_SLACK
-        """Age at which a shot is late, seconds: beyond the path's p95, dead carriers aside, and what an undisturbed ack needs."""
+        self.lateness = Lateness(DEFAULT_RTT)
         self.chunks_in_flight = 0
-        self.delay = Quantiles()
-        """From sending a shot to its ack."""
         self.rate = 0.0
         """Delivery rate, bytes per second: the largest of the recent samples."""
         self.min_rtt = 0.0
         """Seconds; 0 while unknown."""
         self.rtt = DEFAULT_RTT
         """The minimum RTT, or a guess."""
-        self.late_shots = 0
         self.wrong_verdicts = 0
         self._size = size
         self._min_rtts = [inf, inf]
@@ -160,10 +137,11 @@ class Recovery:
         self._backoff = 1.0
         self._quick_dial_at = -inf
         self._young: deque[SentShot] = deque()
-        self._acked = 0
         self._halve_at = 0.0
         self._newest_delivered = -inf
-        """When the youngest of the delivered shots was sent: one that was overtaken has a dead carrier, not a full line."""
+        """When the youngest of the delivered shots was sent: while one that is late is no older, the line may be full."""
+        self._highest_delivered = -1
+        """Its number: what was overtaken has a bad carrier."""
 
     @property
     def lost_after(self) -> float:
@@ -186,8 +164,7 @@ class Recovery:
             self._min_rtt_since = now
         self._min_rtts[1] = min(self._min_rtts[1], max(seconds, 1e-6))
         self.rtt = self.min_rtt = min(self._min_rtts)
-        if self._acked < LATE_SAMPLES:
-            self.late_after = LATE_SPREAD * self.rtt + LATE_SLACK
+        self.lateness.begin(self.rtt)
 
     def rate_at(self, now: float) -> float:
         """Delivery rate, bytes per second; 0 when nothing was delivered of late."""
@@ -223,13 +200,17 @@ class Recovery:
 
     def note_late(self, now: float) -> None:
         """Move the shots that have become late to their own account."""
-        limit = now - self.late_after
+        limit = now - self.lateness.late_after
         while self._young and self._young[0].sent_at < limit:
             shot = self._young.popleft()
             if shot.number in self.sent:
                 shot.late = True
                 self.in_flight -= shot.size
                 self.late_bytes += shot.size
+
+    def was_overtaken(self, shot: SentShot) -> bool:
+        """Whether a younger shot has arrived."""
+        return self._highest_delivered > shot.number
 
     def _leave(self, shot: SentShot) -> None:
         if shot.late:
@@ -240,18 +221,29 @@ class Recovery:
 
     def on_ack(
         self, answered: int, delay: float, ranges: Ranges, rebuilt: Ranges, next_number: int, now: float
-    ) -> list[SentShot]:
-        """The shots that this ack newly acknowledges, lost ones among them; RemoteProtocolError for a number never sent."""
+    ) -> tuple[list[SentShot], list[SentShot]]:
+        """The shots of which this ack newly says that they arrived, lost ones among them, and those that were rebuilt from parity
+        instead. RemoteProtocolError for a number never sent."""
         if ranges and ranges[0][1] >= next_number or rebuilt and rebuilt[0][1] >= next_number or answered >= next_number:
             raise RemoteProtocolError("acknowledges a shot that was never sent")
-        acked: list[SentShot] = []
-        for low, high in ranges:
+        arrived: list[SentShot] = []
+        highest_before = self._highest_delivered
+        for low, high in reversed(ranges):
             for number in self._known(low, high):
-                acked.append(self._deliver(number, delay if number == answered else None, now))
-        for low, high in rebuilt:
-            for number in self._known(low, high):
-                acked.append(self._deliver(number, None, now))
-        return acked
+                arrived.append(self._deliver(number, delay if number == answered else None, highest_before, now))
+        found = [number for low, high in rebuilt for number in self._known(low, high)]
+        return arrived, [shot for number in found if (shot := self._rebuild(number, now)) is not None]
+
+    def _rebuild(self, number: int, now: float) -> SentShot | None:
+        """The other end has it from parity; None if that is known. Its own ack will tell whether it was late."""
+        shot = self.lost.get(number)
+        if shot is None:
+            shot = self._move_to_lost(number, now)
+            shot.rebuilt = True
+        elif shot.settled:
+            return None
+        shot.settled = True
+        return shot
 
     def knows(self, number: int) -> bool:
         """Whether the shot was sent and neither acknowledged nor forgotten."""
@@ -263,10 +255,12 @@ class Recovery:
             return [n for book in (self.sent, self.lost) for n in book if low <= n <= high]
         return [n for n in range(low, high + 1) if n in self.sent or n in self.lost]
 
-    def _deliver(self, number: int, delay: float | None, now: float) -> SentShot:
+    def _deliver(self, number: int, delay: float | None, highest_before: int, now: float) -> SentShot:
         shot = self.sent.pop(number, None)
+        counted = False
         if shot is None:
             shot = self.lost.pop(number)
+            counted = not shot.rebuilt
             if shot.by_time:
                 self.wrong_verdicts += 1
                 self._patience = min(1.5 * self._patience, MAX_PATIENCE)
@@ -276,20 +270,15 @@ class Recovery:
             self._backoff = max(1.0, self._backoff / 2)
         self._share = min(1.0, self._share * REGAIN)
         self._newest_delivered = max(self._newest_delivered, shot.sent_at)
-        age = now - shot.sent_at
-        self._sample_delay(age)
+        self._highest_delivered = max(self._highest_delivered, number)
+        outlier = self.lateness.sample(now - shot.sent_at, shot.size, self.rtt, Acks.delay(self.rtt))
+        if not counted:
+            # Compared with what came in an ack before this one: what this ack says together may be late for its own lateness.
+            self.lateness.count(outlier and highest_before > number)
         if delay is not None:
-            self.sample_rtt(age - delay, now)
+            self.sample_rtt(now - shot.sent_at - delay, now)
         self._sample_rate(shot, now)
         return shot
-
-    def _sample_delay(self, age: float) -> None:
-        self.late_shots += age > self.late_after
-        self.delay.add(age)
-        self._acked += 1
-        if self._acked % LATE_SAMPLES == 0:
-            usual, most = self.delay.at(0.75), self.delay.at(0.95)
-            self.late_after = max(LATE_RTTS * self.rtt, min(most, LATE_SPREAD * usual))
 
     def _sample_rate(self, shot: SentShot, now: float) -> None:
         """Delivery rate since the last delivery before the shot was sent (draft-cheng-iccrg-delivery-rate-estimation)."""
@@ -337,17 +326,30 @@ class Recovery:
 
     def lose(self, number: int, by_time: bool, now: float) -> SentShot | None:
         """Take a shot for lost; None if it is not outstanding."""
-        shot = self.sent.pop(number, None)
-        if shot is not None:
-            self._leave(shot)
-            shot.by_time = by_time
-            shot.judged_from = now
-            self.lost[number] = shot
-            if by_time and shot.sent_at >= max(self._newest_delivered, self._quick_dial_at) and now >= self._halve_at:
-                self._share = max(SMALLEST_SHARE, self._share / 2)
-                self._backoff = min(2 * self._backoff, MAX_BACKOFF)
-                self._halve_at = now + self.lost_after
+        if number not in self.sent:
+            if (gone := self.lost.get(number)) is not None and gone.rebuilt:
+                self._never_came(gone)
+            return None
+        shot = self._move_to_lost(number, now)
+        shot.by_time = by_time
+        if not by_time or self.was_overtaken(shot):
+            self.lateness.count(late=True)
+        if by_time and shot.sent_at >= max(self._newest_delivered, self._quick_dial_at) and now >= self._halve_at:
+            self._share = max(SMALLEST_SHARE, self._share / 2)
+            self._backoff = min(2 * self._backoff, MAX_BACKOFF)
+            self._halve_at = now + self.lost_after
         return shot
+
+    def _move_to_lost(self, number: int, now: float) -> SentShot:
+        shot = self.lost[number] = self.sent.pop(number)
+        self._leave(shot)
+        shot.judged_from = now
+        return shot
+
+    def _never_came(self, shot: SentShot) -> None:
+        """It was rebuilt, and itself will hardly come any more."""
+        shot.rebuilt = False
+        self.lateness.count(late=True)
 
     def forget_lost(self, now: float) -> None:
         """Forget the shots that were taken for lost so long ago that no ack can be expected."""
@@ -355,6 +357,8 @@ class Recovery:
             if shot.judged_from > now - LOST_MEMORY:
                 break
             del self.lost[number]
+            if shot.rebuilt:
+                self._never_came(shot)
 
     def deadline(self) -> float:
         """When the oldest shot will be old enough to be lost."""

@@ -76,7 +76,19 @@ class Repair:
             return
         self._counters.shots_lost += 1
         self._carriers.suspend(shot.carrier)
-        self._replace(shot.chunks, shot.control)
+        # A twin holds the same chunks, but control frames of its own.
+        self._replace(shot.chunks if self._is_to_be_replaced(shot) else [], shot.control)
+
+    def _is_to_be_replaced(self, shot: SentShot) -> bool:
+        """Whether its loss makes up for that of all copies: the first one where chunks are sent again, as others may be lost long
+        after it; else the last one."""
+        copies = shot.copies
+        if copies is None:
+            return True
+        first, copies.replaced = not copies.replaced, True
+        if self._shared.handling.retries.resend:
+            return first
+        return not any(copy.number in self._recovery.sent for copy in copies.shots)
 
     def _replace(self, chunks: list[Portion], control: list[tuple[Control, Stream | None]]) -> None:
         """What was lost goes again, as far as its source wishes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,15 @@ class Routes:
     def payload(self, urgent: bool, now: float) -> Carrier | None:
         """A carrier for payload; bulk leaves the reserve alone, unless nothing is under way that could say what it wants."""
         reserve = 0 if urgent or not self._recovery.in_flight else self._reserve
-        if now < self.yields_until:
-            reserve = max(reserve, self._peer.want)
-        return self._carriers.take(reserve)
+        return self._carriers.take(max(reserve, self._left_to_peer(now)), urgent)
+
+    def repair(self, urgent: bool, now: float, without: Collection[Carrier]) -> Carrier | None:
+        """One for what is sent in case something comes late, none of `without`; it takes the reserve only if it is urgent."""
+        reserve = 0 if urgent else self._reserve
+        return self._carriers.take(max(reserve, self._left_to_peer(now)), urgent, without)
+
+    def _left_to_peer(self, now: float) -> int:
+        return self._peer.want if now < self.yields_until else 0
 
     @property
     def yields_until(self) -> float:

@@ -68,13 +68,17 @@ class Scheduler:
         """Whether any stream waits for its turn."""
         return bool(self.sparse or self.bulk)
 
+    def is_sparse(self, stream: Source) -> bool:
+        """Whether it has no more than a payload unsent and unacknowledged."""
+        return stream.unacknowledged + stream.unsent <= self._sparse_bytes
+
     def schedule(self, stream: Source) -> None:
         """Let a stream wait for its turn, if it does not already and has something to send."""
         if self.lost is not None and stream.has_lost:
             self.lost[stream] = None
         if stream.queue is not None or not stream.wants_to_send:
             return
-        stream.queue = self.sparse if stream.unacknowledged + stream.unsent <= self._sparse_bytes else self.bulk
+        stream.queue = self.sparse if self.is_sparse(stream) else self.bulk
         if stream.has_lost:
             stream.queue.appendleft(stream)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
@@ -10,7 +11,10 @@ from tcsplitter._core import FINAL, ShotWriter, seal_hello
 from tcsplitter.carrier import TRIM_AT, Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.errors import LocalProtocolError
+from tcsplitter.hedging import Copies, Hedger
+from tcsplitter.lateness import SMALL
 from tcsplitter.modes import MODES, RESERVE, Kind, Mode
+from tcsplitter.parity import Stripes
 from tcsplitter.recovery import SentShot
 from tcsplitter.routes import Routes
 from tcsplitter.shared import Handling
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from tcsplitter.table import StreamTable
 
 MAX_WANT = 1024
+MAX_GONE = 64
+"""Carriers in one shot that are said to be given up."""
 ControlFrames = list[tuple[Control, "Stream | None"]]
 
 
@@ -43,6 +49,8 @@ class SessionConfig:
     """Seconds for which a carrier may stay unused."""
     reserve: int = RESERVE
     """Idle carriers that bulk leaves alone."""
+    fixed: bool = False
+    """The pool does not grow."""
     most: int = MAX_WANT
     """Idle carriers that the pool can have at all, as far as this end's want goes."""
     datagrams: bool = False
@@ -74,9 +82,15 @@ class Sender:
         self._shared: Shared = streams.shared
         self._counters = streams.shared.counters
         self._outbox = outbox
+        self._stripes = Stripes(config.handling, recovery)
+        self._hedger = Hedger(config.handling, recovery, self._counters, self._now)
+        self._full_at = -inf
+        """When bulk last had to wait for the line, or for carriers."""
         self._writer = ShotWriter()
         self._greeters: list[Carrier] = []
         """Carriers whose hello waits for the end of the wake, so that it can leave in one segment with a shot."""
+        self._gone: deque[int] = deque(maxlen=MAX_WANT)
+        """Server: hellos of carriers that were given up; the client may not see them reset."""
 
     @property
     def _now(self) -> float:
@@ -93,17 +107,26 @@ class Sender:
         leaving = 1.25 * self._recovery.rate_at(self._now) * 1.5 * self._recovery.rtt
         waiting = min(sending.unsent, max(0.0, self._recovery.window() - self._recovery.in_flight))
         payloads = int((leaving + waiting) / self._shared.size) + sending.lost_chunks
-        return min(MAX_WANT, self._config.most, self._config.reserve + payloads + bool(scheduler.bulk))
+        copies = len(self._stripes) + len(self._hedger)
+        return min(MAX_WANT, self._config.most, self._spare() + payloads + copies + bool(scheduler.bulk))
+
+    def _spare(self) -> int:
+        """Idle carriers that are kept for sparse streams, their twins and their parity."""
+        return self._config.reserve + self._hedger.spare(self._config.reserve) + self._config.handling.fec.parity
 
     # ------------------------------------------------------------------------------------- a wake
 
     def flush(self) -> None:
         """Send what may be sent and what is due."""
         now = self._now
+        self._recovery.note_late(now)
+        self._hedger.run(now)
         self._shared.tock.run(now)
         if self._streams.has_control and (carrier := self._routes.sync(now)) is not None:
             self._send_data(carrier, payload=False)
         self._send_lost()
+        self._send_twins()
+        self._stripes.run(now, self._ack_delay())
         self._send_waiting()
         if now >= self._acks.due_at and (carrier := self._routes.sync(now)) is not None:
             self._send_ack(carrier)
@@ -116,6 +139,7 @@ class Sender:
         """When `flush` must be called again at the latest."""
         due = self._carriers.next_due()
         by = min(due.ack_by if due else inf, self._shared.tock.opens_at, self._routes.deadline())
+        by = min(by, self._hedger.deadline(), self._stripes.deadline(self._ack_delay()))
         if self._shared.scheduler and self._routes.yields_until > self._now:
             by = min(by, self._routes.yields_until)
         if self._acks.due_at < by and self._routes.control(self._now) is not None:
@@ -133,20 +157,77 @@ class Sender:
                 return
 
     def _send_waiting(self) -> None:
-        """Send control frames, sparse streams and bulk, in that order."""
+        """Send parity, control frames, sparse streams and bulk, in that order."""
+        more = True
+        while more:
+            if self._stripes:
+                self._send_parity()
+            more = self._send_next()
+        if self._shared.scheduler.bulk:
+            self._full_at = self._now
+        elif self._stripes.auto:  # parity does not wait for more shots when nothing else waits
+            self._stripes.close(self._now)
+            self._send_parity()
+
+    def _send_next(self) -> bool:
+        """Send one shot of what waits; False if there is nothing that may go, or no carrier for it."""
         scheduler, now = self._shared.scheduler, self._now
-        while True:
-            sparse = bool(scheduler.sparse) and self._recovery.chunks_left > 0
-            control = self._streams.has_control
-            carrier = None
-            if sparse or (scheduler.bulk and self._recovery.may_send()):
-                carrier = self._routes.payload(sparse or control, now)
-            if carrier is not None:
-                self._send_data(carrier)
-            elif control and (carrier := self._routes.control(now)) is not None:
-                self._send_data(carrier, payload=False)
-            else:
+        sparse = bool(scheduler.sparse) and self._recovery.chunks_left > 0
+        control = self._streams.has_control
+        carrier = None
+        if sparse or (scheduler.bulk and self._recovery.may_send()):
+            carrier = self._routes.payload(sparse or control, now)
+        if carrier is not None:
+            self._send_data(carrier)
+        elif control and (carrier := self._routes.control(now)) is not None:
+            self._send_data(carrier, payload=False)
+        return carrier is not None
+
+    def _send_parity(self) -> None:
+        """Send the parity that waits, as far as there are carriers that its stripe does not use."""
+        while (parity := self._stripes.next(self._now)) is not None:
+            stripe = parity.stripe
+            if not (stripe.urgent or self._recovery.may_send()):
                 return
+            carrier = self._routes.repair(stripe.urgent, self._now, stripe.carriers)
+            if carrier is None:
+                return
+            self._begin_body()
+            self._writer.parity(parity.index, len(stripe.numbers), parity.count, stripe.numbers, parity.block)
+            self._seal_data(carrier, [], [])
+            self._counters.parity_sent += 1
+            self._stripes.sent(carrier)
+
+    def _send_twins(self) -> None:
+        """Send twins of shots that are overdue or late, as far as there are carriers."""
+        while (shot := self._hedger.next()) is not None:
+            small = shot.size <= SMALL
+            if not self._send_twin(shot, self._routes.repair(small, self._now, _carriers(shot))):
+                return
+            self._hedger.sent()
+
+    def _send_twin(self, shot: SentShot, carrier: Carrier | None) -> bool:
+        """Send once more what a shot holds, on this carrier, if there is one."""
+        if carrier is None:
+            return False
+        for kind, stream in shot.control:
+            if kind != Control.PING:
+                self._streams.queue_control(kind, stream)
+        self._begin_body()
+        control = self._streams.write_control(self._writer)
+        chunks = [chunk for chunk in shot.chunks if not chunk.acked]
+        for chunk in chunks:
+            chunk.write(self._writer)
+        if not (chunks or control):
+            return True
+        self._write_ack(carrier)
+        twin, sealed = self._seal_data(carrier, chunks, control)
+        twin.is_twin = True
+        twin.copies = shot.copies = shot.copies or Copies(shot)
+        twin.copies.shots.append(twin)
+        self._counters.hedges_sent += 1
+        self._counters.hedge_bytes += len(sealed)
+        return True
 
     def _finish_due(self) -> None:
         """Use the halves whose time has come: with an ack, or, where the server owes none, by closing."""
@@ -165,9 +246,46 @@ class Sender:
         chunks = self._fill(lost) if payload else []
         if not control and not chunks:
             return False
+        for _ in range(min(len(self._gone), MAX_GONE)):
+            self._writer.gone(self._gone.popleft())
         self._write_ack(carrier)
-        self._seal_data(carrier, chunks, control)
+        shot, sealed = self._seal_data(carrier, chunks, control)
+        if shot.size <= SMALL or self._stripes.used:
+            self._protect(shot, sealed)
+        else:
+            self._hedger.mind(shot)
         return True
+
+    def _protect(self, shot: SentShot, sealed: bytes) -> None:
+        """A shot has left: see to it that its coming late, or never, is made up for."""
+        sparse = all(self._shared.scheduler.is_sparse(chunk.source) for chunk in shot.chunks)
+        twinned = False
+        if sparse and shot.size <= SMALL:
+            twinned = self._hedge(shot)
+        elif shot.chunks:
+            self._hedger.mind(shot)
+        if shot.chunks and self._takes_parity() and not twinned:
+            self._stripes.add(shot.number, sealed, shot.carrier, self._others(shot.carrier), sparse, self._now)
+
+    def _takes_parity(self) -> bool:
+        """Whether there is parity for what is sent now: where the line decides, none when it was full in the last RTT."""
+        return self._stripes.used and not (self._stripes.auto and self._now < self._full_at + self._recovery.rtt)
+
+    def _hedge(self, shot: SentShot) -> bool:
+        """A small shot of streams that are not busy has left: whether it got twins at once."""
+        if not shot.chunks and all(kind == Control.PING for kind, _ in shot.control):
+            return False
+        self._hedger.watch(shot)
+        twins = self._hedger.twins_at_once(shot.size, self._now) if shot.chunks else 0
+        while twins and self._send_twin(shot, self._routes.repair(False, self._now, _carriers(shot))):
+            twins -= 1
+        return shot.copies is not None
+
+    def _others(self, carrier: Carrier) -> float:
+        """Carriers on which the parity of what went on this one could go; where they are used once there are always others."""
+        if self._config.reuse == 1 or not self._config.fixed:
+            return inf
+        return self._carriers.count_idle() - (carrier in self._carriers.idle[carrier.kind]) - self._stripes.gathered
 
     def _send_ack(self, carrier: Carrier) -> None:
         """Send an ack, with what control frames wait."""
@@ -204,8 +322,8 @@ class Sender:
         held = len(self._carriers.idle[self._carriers.payload[0]])
         self._writer.begin(self.want(), held)
 
-    def _seal_data(self, carrier: Carrier, chunks: list[Portion], control: ControlFrames) -> None:
-        """Seal and send the body that was built as a shot that asks for an ack."""
+    def _seal_data(self, carrier: Carrier, chunks: list[Portion], control: ControlFrames) -> tuple[SentShot, bytes]:
+        """Seal and send the body that was built as a shot that asks for an ack; the shot, and as it went."""
         final = carrier.tx_left == 1 or carrier.rx_final
         carrier.tx_left -= 1
         if len(carrier.sent) >= carrier.trim_at:
@@ -218,12 +336,13 @@ class Sender:
         shot = SentShot(self.next_number, self._now, self._writer.size, carrier, chunks, control)
         carrier.outstanding += shot.size
         self._recovery.on_sent(shot, more_waits=bool(self._shared.scheduler.bulk))
-        self._seal(carrier, final)
+        sealed = self._seal(carrier, final)
         if not final:
             self._carriers.expire(carrier, self._now + self._recovery.give_up_after)
         for chunk in chunks:
             if chunk.source.unsent < self._shared.size:
                 self._shared.tell(chunk.source)
+        return shot, sealed
 
     def _note_payload(self, carrier: Carrier) -> None:
         if not carrier.carried:
@@ -232,7 +351,7 @@ class Sender:
             counted.sent_on += 1
             counted.both_ways += carrier.brought
 
-    def _seal(self, carrier: Carrier, final: bool) -> None:
+    def _seal(self, carrier: Carrier, final: bool) -> bytes:
         """Seal the body that was built and send it on this end's half, which it completes if `final`."""
         epoch = self._epoch()
         data = self._writer.seal(epoch.seal, FINAL if final else 0, epoch.number, self._take_number(epoch))
@@ -240,6 +359,10 @@ class Sender:
         self._counters.shots_sent += 1
         self._write(carrier, data)
         self._carriers.used(carrier, final, self._recovery.give_up_after, self._now)
+        return data
+
+    def _ack_delay(self) -> float:
+        return self._acks.delay(self._recovery.min_rtt)
 
     def _epoch(self) -> Epoch:
         if self._keys.sealing is None:
@@ -276,6 +399,12 @@ class Sender:
                 self._write(carrier, b"")
         self._greeters.clear()
 
+    def given_up(self, carrier: Carrier) -> None:
+        """Server: tell the client so, with what is sent next. Where connections freeze a reset does not come through, and what
+        was used in vain looks idle to the client and takes a place in its pool."""
+        if not self._config.client:
+            self._gone.append(carrier.hello)
+
     def retire(self, carrier: Carrier) -> None:
         """Client: finish an idle carrier."""
         self._begin_body()
@@ -287,3 +416,8 @@ class Sender:
             self._writer.begin(0, 0)
             self._writer.close(code, reason)
             self._seal(carrier, final=True)
+
+
+def _carriers(shot: SentShot) -> list[Carrier]:
+    """Those that carry a copy of a shot."""
+    return [copy.carrier for copy in shot.copies.shots] if shot.copies else [shot.carrier]

@@ -116,6 +116,8 @@ class ServerEnd:
 
     def _account(self, session: Session) -> None:
         """Keep the sum of what all sessions hold, so that no wake has to look at those that nothing happened to."""
+        if self._total_held > MAX_HELD:
+            session.forget_kept()
         held = 0 if session.closed else session.held
         self._total_held += held - self._held.pop(session, 0)
         self._over_cap.pop(session, None)
@@ -239,14 +241,15 @@ class ServerEnd:
             return self._decline(STATUS_MODE_NOT_SUPPORTED, f"client {key_name}: it asks for --dup {asked}"), None
         if request.protocol != PROTOCOLS.index(self._config.protocol):
             return self._decline(STATUS_OTHER_PROTOCOL, f"client {key_name}: it wants another --protocol"), None
-        skip = self._config.handling.retries.skip + 1
+        handling = self._config.handling
+        granted = handling.retries.skip + 1, handling.fec.used
         session = self.sessions.get(request.previous)
         if session is not None and session.name == key_name and not session.closed:
-            return Answer(VERSION, STATUS_CONTINUES, session.epochs_made % 256, session.id, self._instance, skip), session
+            return Answer(VERSION, STATUS_CONTINUES, session.epochs_made % 256, session.id, self._instance, *granted), session
         if len(self.sessions) >= MAX_SESSIONS:
             return self._refusal(STATUS_NO_ROOM), None
         session = self._fresh_session(request, mode, key_name, now)
-        return Answer(VERSION, STATUS_NEW, 0, session.id, self._instance, skip), session
+        return Answer(VERSION, STATUS_NEW, 0, session.id, self._instance, *granted), session
 
     def _decline(self, status: int, why: str) -> Answer:
         """Refuse somebody who has a key."""
@@ -267,11 +270,13 @@ class ServerEnd:
             reuse=request.reuse,
             idle=self._config.idle,
             reserve=reserve(size, request.burst),
+            fixed=not request.burst,
             most=most,
             datagrams=self._config.protocol == "udp",
         )
         session = Session(config, key_name, self.outbox, self._touched, now)
         session.set_peer_skip(request.skip)
+        session.expect_parity(request.parity)
         while session.id in self.sessions or session.id in (b"", NO_SESSION):
             session.id = self._random.randbytes(ID_SIZE)
         return session

@@ -11,40 +11,16 @@ handshakes) and only a server does (newcomers) is in client_end.py and server_en
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from logging import WARNING
-from math import inf
-from typing import Any
 
-from cryptography.exceptions import InvalidTag
-
-from tcsplitter._core import (
-    ACK,
-    CLOSE,
-    CREDIT,
-    DATAGRAM,
-    FINAL,
-    FRESH,
-    HELLO,
-    PARITY,
-    PING,
-    RESET,
-    SEEN,
-    SKIP,
-    STREAM,
-    STREAM_CREDIT,
-    ReplayWindow,
-    open_frames,
-    open_hello,
-)
 from tcsplitter.acks import Acks
 from tcsplitter.carrier import Carrier, CarrierSet, Op, PeerCarriers
-from tcsplitter.chunks import Control
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.flows import FlowTable
-from tcsplitter.keyring import Epoch, Keyring
+from tcsplitter.keyring import Keyring
 from tcsplitter.modes import Kind
 from tcsplitter.outbox import Outbox
+from tcsplitter.receiving import Receiver, Record
 from tcsplitter.recovery import Recovery
 from tcsplitter.repair import Repair
 from tcsplitter.routes import Routes
@@ -52,8 +28,6 @@ from tcsplitter.sending import Sender, SessionConfig
 from tcsplitter.shared import Shared
 from tcsplitter.table import StreamTable
 
-MAX_PIECES = 16_384
-"""Separate pieces held in all reassembly buffers of a session."""
 MAX_PARTIAL = 32 * 1024 * 1024
 """Bytes of shots that have not arrived whole, in all carriers of a session."""
 MAX_SYNCS = 16
@@ -73,7 +47,8 @@ class Session:
         self.outbox = outbox
         self.touched = touched
         """Sessions that need a flush; an end's."""
-        self.shared = Shared(config.handling, outbox.news, self._touch)
+        self.now = now
+        self.shared = Shared(config.handling, outbox.news, self._touch, now)
         self.counters = self.shared.counters
         self.streams = StreamTable(config.client, self.shared)
         self.flows = FlowTable(config.client, self.shared)
@@ -81,18 +56,16 @@ class Session:
         self.recovery = Recovery(config.handling.size)
         self.peer = PeerCarriers()
         self.keys = Keyring(config.client)
-        self._acks = Acks(now)
+        acks = Acks(now)
         self._routes = Routes(config.mode, config.client, config.reserve, self.carriers, self.peer, self.recovery)
-        self._sender = Sender(config, self.carriers, self._routes, self.recovery, self._acks, self.keys, self.streams, outbox)
+        self._sender = Sender(config, self.carriers, self._routes, self.recovery, acks, self.keys, self.streams, outbox)
         self._repair = Repair(self.recovery, self.carriers, self.streams, outbox)
+        self._receiver = Receiver(
+            config, self.carriers, self.peer, self.recovery, acks, self.keys, self.streams, self.flows, self._sender,
+            self._repair, self._on_close,
+        )  # fmt: skip
         self.closed: str | None = None
         """Why the session ended."""
-        self.suspect = False
-        """Something happened that a restart of the other end would explain."""
-        self.heard_at = now
-        """When a shot was last opened."""
-        self.data_at = now
-        """When stream data came last."""
         self.waiting_since = now
         """Since when something is under way or waits to be sent."""
         self._at_rest = True
@@ -100,20 +73,6 @@ class Session:
         self.epochs_made = 0
         """Server: how many handshakes were answered for this session."""
         self.now = now
-        self._replay = ReplayWindow()
-        self._payload_came = False
-        """The shot that is being acted on holds payload."""
-        self._handlers: dict[int, Callable[..., None]] = {
-            PING: self._on_ping,
-            ACK: self._on_ack,
-            CREDIT: self.streams.raise_limit,
-            STREAM_CREDIT: self.streams.raise_stream_limit,
-            RESET: self._on_reset,
-            CLOSE: self._on_close,
-            SKIP: self.streams.pass_by,
-            STREAM: self._on_foreign if config.datagrams else self._on_stream,
-            DATAGRAM: self._on_datagram if config.datagrams else self._on_foreign,
-        }
         self.enter(now)
 
     def enter(self, now: float) -> None:
@@ -123,6 +82,25 @@ class Session:
 
     def _touch(self) -> None:
         self.touched[self] = None
+
+    @property
+    def heard_at(self) -> float:
+        """When a shot was last opened."""
+        return self._receiver.heard_at
+
+    @property
+    def data_at(self) -> float:
+        """When stream data came last."""
+        return self._receiver.data_at
+
+    @property
+    def suspect(self) -> bool:
+        """Something happened that a restart of the other end would explain."""
+        return self._receiver.suspect
+
+    def trust(self) -> None:
+        """The other end is known to live."""
+        self._receiver.suspect = False
 
     def begin_again(self, now: float) -> None:
         """Client: the same server has dropped the session before anything reached it, so all can be sent again in another one."""
@@ -145,29 +123,21 @@ class Session:
         if carrier.kind is Kind.RETRY and self.shared.scheduler.lost is None:
             self.shared.scheduler.lost = {}
 
-    def welcome(self, carrier: Carrier, record: tuple[int, int, int, bytes], now: float) -> bool:
+    def welcome(self, carrier: Carrier, record: Record, now: float) -> bool:
         """Server: check the hello of a connection that names this session; adopt the carrier if it is genuine."""
         self.enter(now)
         self._touch()
-        _flags, epoch_number, number, sealed = record
-        epoch = self.keys.get(epoch_number)
-        if epoch is None or self._replay.check(number) != FRESH:
-            return False
         try:
-            kind, rtt_us = open_hello(epoch.open, sealed)
-            carrier.kind = Kind(kind)
-        except (InvalidTag, RemoteProtocolError):
-            return False
-        if carrier.kind is Kind.SYNC and self.carriers.alive[Kind.SYNC] >= MAX_SYNCS:
-            return False
-        try:
-            self._opened(epoch, number, len(sealed))
+            hello = self._receiver.hello(record)
         except RemoteProtocolError as error:
             self.fail(str(error))
             return False
-        self._acks.add(number)
-        if rtt_us:
-            self.recovery.dialled(rtt_us * 1e-6, now)
+        if hello is None or (hello[0] is Kind.SYNC and self.carriers.alive[Kind.SYNC] >= MAX_SYNCS):
+            return False
+        carrier.kind, dial_seconds = hello
+        carrier.hello = record[2]
+        if dial_seconds:
+            self.recovery.dialled(dial_seconds, now)
         self._adopt(carrier, 2 * self.config.idle)
         return True
 
@@ -183,7 +153,7 @@ class Session:
                 self.carriers.expire(carrier, now + self.recovery.give_up_after)
             self.receive_records(carrier, records, now)
 
-    def receive_records(self, carrier: Carrier, records: list[tuple[int, int, int, bytes]], now: float) -> None:
+    def receive_records(self, carrier: Carrier, records: list[Record], now: float) -> None:
         """Open the shots that arrived whole on a carrier, and act on them."""
         self.enter(now)
         self._touch()
@@ -191,80 +161,10 @@ class Session:
             if carrier.closed or self.closed:
                 return
             try:
-                if not self._receive_shot(carrier, *record):
+                if not self._receiver.shot(carrier, record):
                     self._refuse(carrier)
             except RemoteProtocolError as error:
                 self.fail(str(error))
-
-    def _receive_shot(self, carrier: Carrier, flags: int, epoch_number: int, number: int, sealed: bytes) -> bool:
-        """Act on one shot; False if the carrier cannot be trusted any more."""
-        epoch = self.keys.get(epoch_number)
-        verdict = self._replay.check(number)
-        if epoch is None or carrier.rx_final or verdict == SEEN:
-            return False
-        if verdict == FRESH:
-            try:
-                want, held, frames = open_frames(epoch.open, sealed)
-            except InvalidTag:
-                return False
-            if flags & (HELLO | PARITY):
-                raise RemoteProtocolError("sent a hello or parity where none is allowed")
-            self._opened(epoch, number, len(sealed))
-            self.peer.state(number, want, held, self.now)
-            self._act_on(carrier, number, frames)
-        else:
-            self.counters.shots_dropped += 1
-        if flags & FINAL and not carrier.closed:
-            self.carriers.finished(carrier, self._ack_delay(), self.recovery.give_up_after, self.now)
-        return True
-
-    def _opened(self, epoch: Epoch, number: int, size: int) -> None:
-        """A record was genuine: from here on it is the other end that speaks."""
-        self._replay.mark(number)
-        self.keys.opened(epoch, size, self.now)
-        self.counters.shots_received += 1
-        self.counters.bytes_received += size
-        self.heard_at = self.now
-        self.suspect = False
-
-    def _act_on(self, carrier: Carrier, number: int, frames: list[tuple[Any, ...]]) -> None:
-        if self.streams.pieces + len(frames) > MAX_PIECES and not all(map(self._fills_a_gap, frames)):
-            self.counters.shots_dropped += 1
-            return
-        self._acks.add(number)
-        elicits = self._payload_came = False
-        for frame in frames:
-            elicits |= frame[0] != ACK
-            self._handlers[frame[0]](*frame[1:])
-        if self._payload_came:
-            self._note_payload(carrier)
-        if elicits:
-            delay = self._ack_delay()
-            self._acks.elicited(number, delay, self.now)
-            carrier.owes_ack = True
-            if carrier.kind is not Kind.SYNC:
-                # No payload could keep an ack company on a half that may carry none.
-                self.carriers.make_due(carrier, self.now + delay if carrier.kind in self.carriers.payload else self.now)
-
-    def _note_payload(self, carrier: Carrier) -> None:
-        """A carrier brought payload."""
-        self._acks.for_payload = True
-        self.peer.payload_at = self.now
-        if not carrier.brought:
-            carrier.brought = True
-            counted = self.counters.kinds[carrier.kind]
-            counted.received_on += 1
-            counted.both_ways += carrier.carried
-
-    def _fills_a_gap(self, frame: tuple[Any, ...]) -> bool:
-        """Whether a frame may be taken in though the limit of pieces is reached."""
-        if frame[0] != STREAM:
-            return True
-        stream = self.streams.get(frame[1])
-        return stream is not None and bool(frame[2] <= stream.incoming.read_offset + stream.incoming.readable)
-
-    def _ack_delay(self) -> float:
-        return self._acks.delay(self.recovery.min_rtt)
 
     def carrier_eof(self, carrier: Carrier, now: float) -> None:
         """The other end sent FIN. On a carrier that it finished, or that this end retired, that is its orderly end."""
@@ -281,7 +181,7 @@ class Session:
         self.enter(now)
         self._touch()
         if not carrier.closed:
-            self.suspect = True
+            self._receiver.suspect = True
             self._repair.kill(carrier, now)
 
     def give_up(self, carrier: Carrier, now: float) -> None:
@@ -294,7 +194,9 @@ class Session:
     def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
         """The answer to a PROBE: so many bytes wait in the send queue."""
         self.enter(now)
+        lost = self.counters.shots_lost
         self._repair.progress(carrier, outstanding, now)
+        self._receiver.suspect |= self.counters.shots_lost > lost
 
     def drop_idle(self) -> None:
         """Reset all idle carriers: the machine slept, and they are likely dead."""
@@ -315,54 +217,16 @@ class Session:
         self.outbox.note(WARNING, f"session of {self.name}: a connection brought what does not open; it is reset", "shot refused")
         self._repair.kill(carrier, self.now)
 
-    # ---------------------------------------------------------------------------------- frames
-
-    def _on_ping(self) -> None:
-        """A ping asks for nothing but the ack."""
-
-    def _on_ack(self, answered: int, delay_us: int, ranges: list[tuple[int, int]], rebuilt: list[tuple[int, int]]) -> None:
-        self.carriers.confirm(ranges)
-        for shot in self.recovery.on_ack(answered, delay_us * 1e-6, ranges, rebuilt, self._sender.next_number, self.now):
-            self.carriers.resume(shot.carrier)
-            if shot.carrier.kind is Kind.SYNC:
-                shot.carrier.asked_at = self.now if self._repair.outstanding(shot.carrier) else inf
-            for chunk in shot.chunks:
-                chunk.source.chunk_acked(chunk)
-            for kind, stream in shot.control:
-                if kind == Control.RESET and stream is not None:
-                    stream.reset_acked()
-
-    def _on_reset(self, stream_id: int, code: int, final_size: int) -> None:
-        stream = self.streams.known(stream_id) or self.streams.accept(stream_id)
-        if stream is not None:
-            stream.receive_reset(code, final_size)
-
-    def _on_stream(self, stream_id: int, offset: int, data: bytes | memoryview, fin: bool) -> None:
-        self.data_at = self.now
-        self._payload_came |= len(data) > 0
-        stream = self.streams.known(stream_id) or self.streams.accept(stream_id)
-        if stream is not None:
-            stream.receive(offset, data, fin)
-
-    def _on_datagram(
-        self, flow_id: int, number: int, stamp: int, deadline: int, size: int, offset: int, data: bytes | memoryview
-    ) -> None:
-        self.data_at = self.now
-        self._payload_came = True
-        self.flows.receive(flow_id, number, stamp, deadline, size, offset, data)
-
-    def _on_foreign(self, *_frame: Any) -> None:
-        raise RemoteProtocolError("sent datagrams where streams were agreed on, or the other way round")
-
-    def _on_close(self, code: int, reason: str) -> None:
-        self._end(reason or f"the other end closed the session with code {code}")
-
     # ------------------------------------------------------------------------------------ memory
 
     @property
     def held(self) -> int:
-        """Bytes received and not consumed by local programs, partial shots included."""
-        return self.streams.receiving.held + self.carriers.partial
+        """Bytes received and not consumed by local programs, partial shots and what parity may need included."""
+        return self.streams.receiving.held + self.carriers.partial + self._receiver.rebuilder.held
+
+    def forget_kept(self) -> None:
+        """There is no room: let go of what only parity may need."""
+        self._receiver.rebuilder.forget()
 
     @property
     def over_cap(self) -> bool:
@@ -389,6 +253,10 @@ class Session:
         """The other end said in its handshake how lost stream data is to be treated (PROTOCOL.md section 2)."""
         self.streams.set_peer_skip(skip - 1)
 
+    def expect_parity(self, may_come: bool) -> None:
+        """The other end said in its handshake whether it may send parity."""
+        self._receiver.rebuilder.keeping |= may_come
+
     def begin_flush(self, now: float) -> None:
         """To be called before anyone asks since when something has waited: what came up since the last flush came up now."""
         self.enter(now)
@@ -399,6 +267,7 @@ class Session:
     def flush(self, now: float) -> None:
         """Serve the timers, then send what may be sent."""
         self.begin_flush(now)
+        self._rebuild()
         if now >= self.carriers.check_at:
             self._check_carriers()
         if now >= self.keys.check_at:
@@ -411,7 +280,8 @@ class Session:
             self.shared.beats.run(now)
         if now >= self.flows.deadline():
             self.flows.run(now)
-        self.recovery.note_late(now)
+        if now >= self._receiver.rebuilder.deadline():
+            self._receiver.rebuilder.run(now)
         if self.keys.can_seal and not self.closed:
             self._sender.flush()
         self._sender.greet()
@@ -420,8 +290,17 @@ class Session:
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""
         by = min(self.carriers.check_at, self.keys.check_at, self.recovery.deadline())
-        by = min(by, self.shared.beats.deadline(), self.flows.deadline())
+        by = min(by, self.shared.beats.deadline(), self.flows.deadline(), self._receiver.rebuilder.deadline())
         return min(by, self._sender.deadline()) if self.keys.can_seal else by
+
+    def _rebuild(self) -> None:
+        for number, sealed in self._receiver.rebuilder.take_ready():
+            if self.closed:
+                return
+            try:
+                self._receiver.rebuilt(number, sealed)
+            except RemoteProtocolError as error:
+                self.fail(str(error))
 
     def _check_carriers(self) -> None:
         """Retire what was idle for too long, give up what does not answer."""
@@ -431,6 +310,7 @@ class Session:
             retires_at = carrier.used_at + carrier.idle_for
             if carrier.rx_final or self.carriers.is_silent(carrier) or self._repair.outstanding(carrier):
                 counted.timed_out += 1
+                self._sender.given_up(carrier)
                 self._repair.kill(carrier, self.now)
             elif self.now < retires_at:
                 self.carriers.expire(carrier, retires_at)
@@ -453,6 +333,9 @@ class Session:
         if not self.closed:
             self._sender.close(code, reason)
             self._end(reason)
+
+    def _on_close(self, code: int, reason: str) -> None:
+        self._end(reason or f"the other end closed the session with code {code}")
 
     def _end(self, reason: str) -> None:
         self.closed = reason

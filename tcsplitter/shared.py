@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tcsplitter.credit import SendWindow
-from tcsplitter.options import Playout, Retries
+from tcsplitter.options import Fec, Playout, Retries
 from tcsplitter.pace import Beats, Tock
 from tcsplitter.scheduler import Scheduler
 from tcsplitter.stats import Counters
@@ -26,6 +26,10 @@ class Handling:
     """For how long a payload that is not full may wait for more."""
     playout: Playout = field(default_factory=Playout)
     retries: Retries = field(default_factory=Retries)
+    fec: Fec = field(default_factory=Fec)
+    """The parity that goes with what is sent."""
+    hedge: bool = True
+    """Late payloads are sent again, on another carrier."""
     deadline: float = 0.0
     """Age at which a datagram is dropped; 0: at none."""
     flow_idle: float = 60.0
@@ -35,7 +39,7 @@ class Handling:
 class Shared:
     """Turns, windows, timers, counters and being heard, for all streams and flows of one session."""
 
-    def __init__(self, handling: Handling, news: dict[Any, None], touch: Callable[[], None]) -> None:
+    def __init__(self, handling: Handling, news: dict[Any, None], touch: Callable[[], None], now: float = 0.0) -> None:
         self.handling = handling
         self.size = handling.size
         self.peer_skip = -1
@@ -45,7 +49,7 @@ class Shared:
         self.scheduler = Scheduler(handling.size)
         self.tock = Tock(handling.tock, handling.size)
         self.beats = Beats()
-        self.now = 0.0
+        self.now = now
         """Of this wake; the session keeps it and the next up to date."""
         self.rtt = 0.0
         self.news = news

@@ -51,6 +51,18 @@ class Counters:
     """Chunks that were lost and not sent again."""
     payloads_skipped: int = 0
     """Gaps that were passed over in what was received, counted in payloads."""
+    parity_sent: int = 0
+    parity_received: int = 0
+    shots_rebuilt: int = 0
+    """Shots of the other end that were had by way of parity, before they came or in their place."""
+    stripes_lost: int = 0
+    """Stripes of the other end that lacked more shots than parity came for, or whose shots contradicted each other."""
+    hedges_sent: int = 0
+    """Twins: shots that were sent once more, late or likely to be."""
+    hedges_won: int = 0
+    """Twins that were acknowledged before what they are twins of."""
+    hedge_bytes: int = 0
+    """What the twins took of `bytes_sent`."""
     datagrams_sent: int = 0
     datagrams_received: int = 0
     """Datagrams that arrived whole."""

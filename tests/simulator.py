@@ -22,6 +22,7 @@ from tcsplitter.server_end import ServerConfig, ServerEnd
 from tcsplitter.streams import Stream
 
 FIRST_WINDOW = 14_600
+HELLO = 42  # bytes of a session id and a hello
 PIECE = 2_920  # two segments: what is acknowledged at a time; writes within the first window go in one piece, to save time
 KEY = hashlib.sha256(b"a key of the simulator").digest()
 End = ClientEnd | ServerEnd
@@ -39,6 +40,8 @@ class Line:
     dial_fail: float = 0.0
     freeze: float = 0.0
     """Probability that a connection goes silent for ever at some byte."""
+    swallow: float = 0.0
+    """Probability that a connection goes silent for ever at the first byte behind the client's hello."""
     cut: float = 0.0
     """Probability that a connection is reset at some byte."""
     split: bool = False
@@ -80,6 +83,8 @@ class Connection:
         doom = rng.choice([0, rng.randrange(200), rng.randrange(12_000)]) if fate < line.freeze + line.cut else None
         freezes = fate < line.freeze
         self.pipes = [Pipe(doom, freezes), Pipe(doom, freezes)]
+        if line.swallow and rng.random() < line.swallow:
+            self.pipes = [Pipe(HELLO, True), Pipe(0, True)]
         self.recorded = b""
 
     def send(self, side: int, data: bytes) -> None:

@@ -17,14 +17,16 @@ from tcsplitter import (
     keyring,
     newcomers,
     options,
+    parity,
     pool,
+    receiving,
     recovery,
     server_end,
     session,
     streams,
     table,
 )
-from tcsplitter._core import ACK, CLOSE, MAX_SEALED, RESET, STREAM_CREDIT, TAG_SIZE, ShotWriter
+from tcsplitter._core import ACK, CLOSE, MAX_SEALED, PARITY, RESET, STREAM_CREDIT, TAG_SIZE, Fec, ShotWriter
 from tcsplitter.carrier import Action, Carrier, Op
 from tcsplitter.credit import SESSION_WINDOW
 from tcsplitter.handshake import NO_SESSION, STATUS_CONTINUES, STATUS_NEW, STATUS_NO_ROOM, Gate, Initiator
@@ -32,9 +34,11 @@ from tcsplitter.keyring import MAX_EPOCH_SHOTS, REKEY_BYTES, REKEY_SECONDS, REKE
 from tcsplitter.newcomers import MAX_NEWCOMERS, MAX_PER_ADDRESS, Newcomers
 from tcsplitter.options import MAX_PAYLOAD
 from tcsplitter.outbox import Outbox
+from tcsplitter.rebuild import KEEP_SECONDS, MAX_KEPT, MAX_KEPT_BYTES, MAX_STRIPE_BYTES, MAX_STRIPES
+from tcsplitter.receiving import MAX_PIECES
 from tcsplitter.sending import SessionConfig
 from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
-from tcsplitter.session import MAX_PARTIAL, MAX_PIECES, Session
+from tcsplitter.session import MAX_PARTIAL, Session
 from tcsplitter.streams import GAP_GROWTH, INITIAL_WINDOW, MAX_WINDOW, TOO_MANY
 from tcsplitter.table import MAX_STREAMS
 
@@ -48,7 +52,7 @@ def test_the_caps_are_those_of_the_protocol() -> None:
         (streams, "MAX_WINDOW"): 16 * 2**20,
         (credit, "SESSION_WINDOW"): 33_554_432,
         (table, "MAX_STREAMS"): 16_384,
-        (session, "MAX_PIECES"): 16_384,
+        (receiving, "MAX_PIECES"): 16_384,
         (session, "MAX_PARTIAL"): 32 * 2**20,
         (recovery, "MAX_UNACKED_CHUNKS"): 8_192,
         (newcomers, "MAX_PER_ADDRESS"): 256,
@@ -267,6 +271,88 @@ def test_frames_in_a_shot() -> None:
     rig = Rig()
     assert rig.acknowledged(*[ping()] * MAX_FRAMES)
     assert "frames" in rig.ended_by(*[ping()] * (MAX_FRAMES + 1))
+
+
+# ----------------------------------------------------------- parity; the receiver's other caps: test_rebuild_caps.py
+
+
+def parity_over(numbers: list[int], block: bytes = bytes(100), count: int = 1) -> Callable[[ShotWriter], object]:
+    return lambda writer: writer.parity(0, len(numbers), count, numbers, block)
+
+
+def kept(rig: Rig) -> int:
+    return rig.session._receiver.rebuilder.held
+
+
+def test_shots_that_are_kept_for_parity() -> None:
+    rig = Rig()
+    rig.session.expect_parity(True)
+    for _ in range(MAX_KEPT):
+        rig.peer.send(rig.line, ping())
+    one = kept(rig) // MAX_KEPT
+    assert kept(rig) == MAX_KEPT * one
+    rig.peer.send(rig.line, ping())
+    assert kept(rig) == MAX_KEPT * one
+    rig.server.wait(KEEP_SECONDS + 0.1)
+    assert kept(rig) == 0
+
+
+def test_bytes_that_are_kept_for_parity() -> None:
+    rig = Rig()
+    rig.session.expect_parity(True)
+    size, offset = 60_000, 0
+    while offset < MAX_KEPT_BYTES + 2 * MAX_PAYLOAD:
+        rig.peer.send(rig.line, stream(offset // size * 2, 0, bytes(size)))
+        rig.peer.stream(offset // size * 2).consume(size, 0.0)
+        offset += size
+        assert kept(rig) <= MAX_KEPT_BYTES
+    assert kept(rig) > MAX_KEPT_BYTES - 2 * size
+
+
+def test_stripes_that_wait_for_shots() -> None:
+    rig = Rig()
+    waiting = rig.session._receiver.rebuilder
+    for number in range(MAX_STRIPES + 1):
+        rig.peer.number = 10_000 + number
+        assert rig.session.counters.stripes_lost == 0
+        rig.peer.send(rig.line, parity_over([2 * number + 1_000, 2 * number + 1_001]))
+    assert rig.session.counters.stripes_lost == 1
+    assert kept(rig) == MAX_STRIPES * 100
+    rig.server.wait(KEEP_SECONDS + 0.1)
+    assert (kept(rig), len(waiting.rebuilt)) == (0, 0)
+    assert rig.peer.alive
+
+
+def test_bytes_of_stripes_that_wait_for_shots() -> None:
+    rig = Rig()
+    block = bytes(MAX_STRIPE_BYTES // 16)
+    for number in range(20):
+        rig.peer.number = 10_000 + number
+        rig.peer.send(rig.line, parity_over([2 * number + 1_000, 2 * number + 1_001], block))
+        assert kept(rig) == min(number + 1, 16) * len(block)
+    assert rig.session.counters.stripes_lost == 4
+
+
+def test_blocks_of_a_stripe() -> None:
+    rig = Rig()
+    numbers = list(range(1_000, 1_255))
+    rig.peer.number = 10_000
+    rig.send(parity_over(numbers))
+    assert kept(rig) == 100
+    head = bytes(4) + bytes([0, 255, 2]) + bytes(255)
+    number = rig.peer._take(None)
+    aad = bytes([PARITY, 0]) + (len(head) + TAG_SIZE).to_bytes(3, "big") + number.to_bytes(8, "big")
+    rig.server.feed(rig.line, aad + rig.peer.sealer.encrypt(bytes(4) + aad[5:], head, aad))
+    assert not rig.peer.alive
+
+
+def test_the_longest_shot_that_parity_covers() -> None:
+    longest = Fec(1, 1).encode([bytes(parity.MAX_SHOT)])[0]
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    writer.parity(0, 255, 1, [2**61 + 2**31 * number for number in range(255)], longest)
+    assert writer.size <= MAX_SEALED - TAG_SIZE
+    assert parity.MAX_SHOT > MAX_PAYLOAD + 4_096  # a payload of any size has parity
 
 
 # ------------------------------------------------------------------------------------------------- handshakes

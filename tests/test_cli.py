@@ -16,7 +16,7 @@ import tcsplitter.server
 from tcsplitter import keys
 from tcsplitter.cli import main
 from tcsplitter.errors import TcsplitterError
-from tcsplitter.options import Address, ClientOptions, Playout, Retries, ServerOptions
+from tcsplitter.options import Address, ClientOptions, Fec, Playout, Retries, ServerOptions
 from tcsplitter.stats import Counters
 
 _KEY = bytes(range(32))
@@ -73,8 +73,8 @@ def _run(line: str, *more: str) -> Result:
 
 
 _KNOBS = (
-    "--tick .5 --tock 83 --buffer 40:2 --catch-up --after 1500 --frags 1400:1308 --retries 0:100 --fec 0:0 --deadline 250"
-    " --protocol udp --flow-idle 30000 --idle 1500 --linger 60"
+    "--tick .5 --tock 83 --buffer 40:2 --catch-up --after 1500 --frags 1400:1308 --retries 0:100 --fec 10:3 --hedge off"
+    " --deadline 250 --protocol udp --flow-idle 30000 --idle 1500 --linger 60"
 )
 _SET_KNOBS: dict[str, Any] = {
     "tick": 0.0005,
@@ -83,6 +83,8 @@ _SET_KNOBS: dict[str, Any] = {
     "size": 1400,
     "mtu": 1308,
     "retries": Retries(resend=False, skip=100),
+    "fec": Fec(10, 3),
+    "hedge": False,
     "deadline": 0.25,
     "protocol": "udp",
     "flow_idle": 30.0,
@@ -282,8 +284,11 @@ def test_addresses_of_the_other_side_can_be_0_only(started: _Started, line: str,
         ("client --rFling localhost:1 --tock -1", ["--tock", "'-1'", "auto"]),
         ("client --rFling localhost:1 --buffer -1:0", ["--buffer", "'-1:0'", "T:N"]),
         ("client --rFling localhost:1 --retries 2:0", ["--retries", "'2:0'", "R:SKIP"]),
-        ("client --rFling localhost:1 --fec x", ["--fec", "'x'", "D:P"]),
-        ("client --rFling localhost:1 --fec 10:3", ["--fec", "'10:3'", "parity is not sent in this version: give 0"]),
+        ("client --rFling localhost:1 --fec x", ["--fec 'x': give D:P", "auto"]),
+        ("server --lFling localhost:1 --fec 10:0", ["--fec '10:0': give D:P", "auto"]),
+        ("connect --rFling localhost:1 --fec 250:7", ["--fec '250:7': give D:P", "256 together"]),
+        ("client --rFling localhost:1 --hedge yes", ["--hedge 'yes': give on or off"]),
+        ("server --lFling localhost:1 --hedge", ["--hedge", "argument"]),
         ("client --rFling localhost:1 --protocol sctp", ["--protocol", "'sctp'", "tcp or udp"]),
         ("connect --rFling localhost:1 --protocol udp", ["--protocol", "'udp'", "connect carries one TCP stream"]),
         ("connect --rFling localhost:1 --listen localhost:2", ["--listen"]),
@@ -447,6 +452,21 @@ def test_help_shows_every_flag_with_its_default() -> None:
     ):
         assert shown in text
     assert "127.0.0.1:6003" in _run("server --help").stdout
+
+
+@pytest.mark.parametrize("line", ["server --lFling localhost:1", "client --rFling localhost:1", "connect --rFling localhost:1"])
+def test_parity_may_be_left_to_the_line(started: _Started, line: str) -> None:
+    assert _run(f"{line} --fec auto --hedge on").exit_code == 0
+    [(_, options)] = started.options
+    assert (options.fec, options.hedge) == (Fec(auto=True), True)
+
+
+@pytest.mark.parametrize("command", ["server", "client", "connect"])
+def test_help_shows_the_forms_of_parity_and_hedging(command: str) -> None:
+    text = " ".join(_run(f"{command} --help").stdout.split())
+    parity, _, hedging = text.partition(" --fec D:P|auto ")[2].partition(" --hedge on|off ")
+    assert parity.endswith("[default: 0:0]")
+    assert hedging.partition("]")[0].endswith("[default: on")
 
 
 def test_help_shows_what_an_end_uses_in_sections() -> None:

@@ -53,8 +53,9 @@ octets = st.integers(0, 255)
 shorts = st.integers(0, 65_535)
 ids = st.binary(min_size=8, max_size=8)
 keys32 = st.binary(min_size=32, max_size=32)
-requests = st.builds(Request, octets, octets, shorts, shorts, shorts, shorts, ids, octets, shorts)
-grants = st.builds(Answer, octets, st.just(STATUS_NEW), octets, ids.filter(any), ids, shorts)
+flags = st.booleans()
+requests = st.builds(Request, octets, octets, shorts, shorts, shorts, shorts, ids, octets, shorts, flags)
+grants = st.builds(Answer, octets, st.just(STATUS_NEW), octets, ids.filter(any), ids, shorts, flags)
 refusals = st.builds(Answer, octets, st.integers(STATUS_OTHER_VERSION, STATUS_OTHER_PROTOCOL), octets, st.just(NO_SESSION), ids)
 
 
@@ -80,7 +81,7 @@ def test_request_survives_the_wire(request: Request) -> None:
     data = request.encode()
     assert len(data) == 32
     assert Request.decode(data) == request
-    assert Request.decode(data[:21] + b"\xff" * 11) == request
+    assert Request.decode(data[:22] + b"\xff" * 10) == request
 
 
 @given(answer=grants | refusals)
@@ -88,15 +89,25 @@ def test_answer_survives_the_wire(answer: Answer) -> None:
     data = answer.encode()
     assert len(data) == 32
     assert Answer.decode(data) == answer
-    assert Answer.decode(data[:22] + b"\xff" * 10) == answer
+    assert Answer.decode(data[:23] + b"\xff" * 9) == answer
     assert answer.accepted == (answer.status in (STATUS_NEW, STATUS_CONTINUES))
 
 
-def test_the_layouts_are_those_of_the_protocol() -> None:
-    request = Request(1, 3, 0x0203, 0x0405, 0x0607, 0x0809, b"previous", 0x0A, 0x0B0C)
-    assert request.encode() == b"\x01\x03\x02\x03\x04\x05\x06\x07\x08\x09previous\x0a\x0b\x0c" + bytes(11)
-    answer = Answer(1, STATUS_CONTINUES, 7, b"session1", b"instance", 0x0809)
-    assert answer.encode() == b"\x01\x01\x07\x00session1instance\x08\x09" + bytes(10)
+@pytest.mark.parametrize("parity", [False, True])
+def test_the_layouts_are_those_of_the_protocol(parity: bool) -> None:
+    may_send = bytes([parity])
+    request = Request(1, 3, 0x0203, 0x0405, 0x0607, 0x0809, b"previous", 0x0A, 0x0B0C, parity)
+    assert request.encode() == b"\x01\x03\x02\x03\x04\x05\x06\x07\x08\x09previous\x0a\x0b\x0c" + may_send + bytes(10)
+    answer = Answer(1, STATUS_CONTINUES, 7, b"session1", b"instance", 0x0809, parity)
+    assert answer.encode() == b"\x01\x01\x07\x00session1instance\x08\x09" + may_send + bytes(9)
+
+
+@pytest.mark.parametrize("byte", [1, 2, 255])
+def test_whoever_says_anything_but_0_may_send_parity(byte: int) -> None:
+    request, answer = bytearray(REQUEST.encode()), bytearray(ANSWER.encode())
+    assert Request.decode(bytes(request)).parity is Answer.decode(bytes(answer)).parity is False
+    request[21] = answer[22] = byte
+    assert Request.decode(bytes(request)).parity is Answer.decode(bytes(answer)).parity is True
 
 
 @given(data=st.binary(max_size=80))

@@ -7,13 +7,13 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tcsplitter import options
 from tcsplitter.errors import ConfigError
 from tcsplitter.modes import MODES
-from tcsplitter.options import Address, ClientOptions, Playout, Retries, ServerOptions
+from tcsplitter.options import Address, ClientOptions, Fec, Playout, Retries, ServerOptions
 
 _KEY = {"laptop": b"k" * 32}
 _SOMEWHERE = Address("192.0.2.7", 443)
@@ -92,15 +92,33 @@ def test_tock_may_be_left_to_the_pacer() -> None:
     assert options.parse_tock("--tock", "83") == 0.083
 
 
-def test_no_parity_is_the_only_parity() -> None:
-    for text in ("0", "0:0"):
-        options.parse_fec("--fec", text)
-    for text in ("10:3", "0:1", "4:0"):
-        with pytest.raises(ConfigError, match=f"--fec '{text}': parity is not sent in this version: give 0"):
-            options.parse_fec("--fec", text)
-    for text in ("", "x", "4", "auto", "-1:0", "1:2:3"):
-        with pytest.raises(ConfigError, match=f"--fec '{text}': give D:P"):
-            options.parse_fec("--fec", text)
+@given(st.integers(0, 300), st.integers(0, 300))
+@example(255, 1)
+@example(1, 255)
+@example(255, 2)
+def test_parity_needs_payloads_and_fits_its_code(data: int, parity: int) -> None:
+    fec = Fec(data, parity)
+    assert str(fec) == f"{data}:{parity}"
+    if data == parity == 0 or (data and parity and data + parity <= 256):
+        assert options.parse_fec("--fec", str(fec)) == fec
+        assert fec.used == (data > 0)
+    else:
+        with pytest.raises(ConfigError, match=f"^--fec '{data}:{parity}': give D:P"):
+            options.parse_fec("--fec", str(fec))
+
+
+def test_parity_may_be_off_or_left_to_the_line() -> None:
+    off = options.parse_fec("--fec", "0")
+    assert (off, off.used) == (Fec(), False)
+    auto = options.parse_fec("--fec", "auto")
+    assert (auto, str(auto), auto.used) == (Fec(auto=True), "auto", True)
+
+
+def test_a_switch_is_on_or_off() -> None:
+    assert [options.parse_switch("--hedge", text) for text in ("on", "off")] == [True, False]
+    for text in ("", "On", "yes", "1", "true", "on "):
+        with pytest.raises(ConfigError, match=f"^--hedge '{text}': give on or off$"):
+            options.parse_switch("--hedge", text)
 
 
 def test_names_are_those_that_exist() -> None:
@@ -120,6 +138,7 @@ def test_names_are_those_that_exist() -> None:
     + [(options.parse_tock, text) for text in ("", "Auto", "-1", "automatic", "1:0")]
     + [(options.parse_buffer, text) for text in ("", "x", "-1:0", "83:", ":0", "83:-1", "83:1.5", "83:0:0", "auto")]
     + [(options.parse_retries, text) for text in ("", "x", "1", "2:0", "-1:0", "1:-2", "01:0", "1:", "1:0.5", "1:0:0")]
+    + [(options.parse_fec, text) for text in ("", "x", "4", "-1:1", "1:2:3", "10:3.5", "00", "Auto", "auto:1", "10:0256", "٣:1")]
     + [(options.parse_seconds, text) for text in ("", "inf", "-0.5")]
     + [(options.parse_count, text) for text in ("", "1.0", "-1", "+1", "٣", "9" * 10)],
 )
@@ -158,6 +177,7 @@ def test_the_defaults() -> None:
         assert (end.tick, end.tock, end.size, end.mtu) == (0.0, 0.0, 10_000, 0)
         assert end.playout == Playout(beat=0.0, merge=0, catch_up=False, after=0.0)
         assert end.retries == Retries(resend=True, skip=-1)
+        assert (end.fec, end.hedge) == (Fec(data=0, parity=0, auto=False), True)
         assert (end.protocol, end.deadline, end.flow_idle, end.idle, end.linger) == ("tcp", 0.0, 60.0, 25.0, 86_400.0)
 
 
@@ -178,6 +198,11 @@ def test_the_defaults() -> None:
             "--retries",
             [{"retries": Retries(resend=False, skip=skip)} for skip in (-1, 0, 65_534)],
             [{"retries": Retries(skip=skip)} for skip in (-2, 65_535)],
+        ),
+        (
+            "--fec",
+            [{"fec": fec} for fec in (Fec(), Fec(auto=True), Fec(1, 1), Fec(255, 1), Fec(1, 255))],
+            [{"fec": Fec(*numbers)} for numbers in ((1, 0), (0, 1), (-1, 1), (1, -1), (255, 2), (1, 256), (10, 3, True))],
         ),
         (
             "--frags",

@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from queue import Queue
+from typing import Any
 
 import pytest
 from loopback import read_all, reset
@@ -19,9 +21,10 @@ from loopback import read_all, reset
 from tcsplitter.client import ClientProgram, run_connect
 from tcsplitter.errors import ConfigError
 from tcsplitter.keys import KEY_VARIABLE, generate_key
-from tcsplitter.options import Address, ClientOptions, ServerOptions
-from tcsplitter.program import Program, raise_descriptor_limit
+from tcsplitter.options import Address, ClientOptions, Fec, Playout, Retries, ServerOptions
+from tcsplitter.program import Program, handling_of, raise_descriptor_limit
 from tcsplitter.server import ServerProgram
+from tcsplitter.shared import Handling
 
 LOOPBACK = Address("127.0.0.1", 0)
 KEYS = {"test": bytes(range(32))}
@@ -364,6 +367,22 @@ def echoes(port: int, service: socket.socket) -> bool:
                     return program.recv(16) == token
                 except OSError:
                     continue
+
+
+def test_the_protocol_is_told_what_was_asked_for() -> None:
+    asked: dict[str, Any] = {
+        "size": 1400,
+        "tock": 0.083,
+        "playout": Playout(beat=0.04),
+        "retries": Retries(resend=False, skip=100),
+        "fec": Fec(10, 3),
+        "hedge": False,
+        "deadline": 0.25,
+        "flow_idle": 30.0,
+    }
+    address = Address("127.0.0.1", 1)
+    for knobs in (ClientOptions(r_fling=address, keys=KEYS, **asked), ServerOptions(l_fling=address, keys=KEYS, **asked)):
+        assert asdict(handling_of(knobs, address)) == asdict(Handling(**asked))
 
 
 def test_the_descriptor_limit_is_raised_as_far_as_it_goes(caplog: pytest.LogCaptureFixture) -> None:

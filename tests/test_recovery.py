@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
-from math import ceil, inf
+from math import inf
 
 import pytest
+from account import SIZE, Tallied, ack, ack_rebuilt, make, shot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcsplitter.carrier import Carrier
 from tcsplitter.errors import RemoteProtocolError
-from tcsplitter.modes import Kind
+from tcsplitter.lateness import LATE_RTTS, LATE_SAMPLES
 from tcsplitter.recovery import (
     CRUISE_GAIN,
     DEFAULT_RTT,
@@ -20,8 +19,6 @@ from tcsplitter.recovery import (
     GIVE_UP_SECONDS,
     INITIAL_BYTES,
     INITIAL_SHOTS,
-    LATE_SAMPLES,
-    LATE_SPREAD,
     LOST_MEMORY,
     LOST_RTTS,
     LOST_SECONDS,
@@ -33,32 +30,9 @@ from tcsplitter.recovery import (
     SLACK,
     SMALLEST_SHARE,
     STARTUP_GAIN,
-    Quantiles,
     Recovery,
     SentShot,
 )
-
-SIZE = 10_000
-CARRIER = Carrier(Kind.FLING, 0.0)
-
-
-def shot(number: int, at: float, size: int = SIZE, chunks: int = 1) -> SentShot:
-    return SentShot(number, at, size, CARRIER, [None] * chunks, [])  # type: ignore[list-item]
-
-
-def make(count: int = 0, at: float = 0.0, step: float = 0.0) -> Recovery:
-    """An account with shots 0, 1, … sent from `at` on."""
-    account = Recovery(SIZE)
-    for number in range(count):
-        account.on_sent(shot(number, at + number * step), more_waits=True)
-    return account
-
-
-def ack(account: Recovery, low: int, high: int, now: float, delay: float = 0.0, answered: int | None = None) -> list[int]:
-    """Acknowledge a range; the numbers that were news."""
-    found = account.on_ack(high if answered is None else answered, delay, [(low, high)], [], 2**62, now)
-    return [each.number for each in found]
-
 
 # --- which shots an ack is news of
 
@@ -75,31 +49,49 @@ events = st.one_of(
 @given(st.lists(events, max_size=40))
 def test_every_shot_is_acknowledged_once_whatever_the_order(plan: list[tuple[str, tuple[int, int]]]) -> None:
     account = Recovery(SIZE)
+    account.lateness = tallied = Tallied()
     for number in range(20):
         account.on_sent(shot(number, 0.0, 100 + number, number), more_waits=True)
-    out, lost = set(range(20)), set[int]()
+    out, lost, rebuilt, arrived = set(range(20)), set[int](), set[int](), set[int]()
+    settled = set[int]()
     for what, (low, high) in plan:
         span = set(range(low, high + 1))
-        if what in ("ack", "rebuilt"):
-            ranges = ([(low, high)], []) if what == "ack" else ([], [(low, high)])
-            found = [each.number for each in account.on_ack(high, 0.0, *ranges, 20, 0.1)]
-            assert sorted(found) == sorted(span & (out | lost))
-            out, lost = out - span, lost - span
+        if what == "ack":
+            assert sorted(ack(account, low, high, 0.1)) == sorted(span & (out | lost))
+            arrived |= span & (out | lost)
+            out, lost, rebuilt = out - span, lost - span, rebuilt - span
+        elif what == "rebuilt":
+            assert sorted(ack_rebuilt(account, low, high, 0.1)) == sorted(span & (out | lost) - settled)
+            settled |= span & (out | lost)
+            out, lost, rebuilt = out - span, lost | (span & out), rebuilt | (span & out)
         else:
             for number in span:
                 verdict = account.lose(number, what == "time", 0.1)
                 assert (verdict is not None) is (number in out)
-            out, lost = out - span, lost | (span & out)
+            out, lost, rebuilt = out - span, lost | (span & out), rebuilt - span
         assert (set(account.sent), set(account.lost)) == (out, lost)
+        assert {number for number, each in account.lost.items() if each.rebuilt} == rebuilt
         assert account.in_flight == sum(100 + number for number in out)
         assert account.chunks_in_flight == sum(out)
+    # No shot is counted twice for lateness, and all that were seen to arrive in time are counted.
+    assert len(tallied.told) <= 20 - len(out) - len(rebuilt)
+    assert not plan or any(what != "ack" for what, _ in plan) or tallied.told == [False] * len(arrived)
 
 
 def test_several_ranges_of_an_ack() -> None:
     account = make(10)
-    found = account.on_ack(9, 0.0, [(8, 9), (4, 5), (0, 0)], [(2, 2)], 10, 0.1)
-    assert [each.number for each in found] == [8, 9, 4, 5, 0, 2]
+    arrived, rebuilt = account.on_ack(9, 0.0, [(8, 9), (4, 5), (0, 0)], [(2, 2)], 10, 0.1)
+    assert [each.number for each in arrived] == [0, 4, 5, 8, 9]
+    assert [each.number for each in rebuilt] == [2]
     assert list(account.sent) == [1, 3, 6, 7]
+    assert list(account.lost) == [2]
+
+
+def test_what_one_ack_lists_as_received_and_as_rebuilt_was_received() -> None:
+    account = make(2)
+    arrived, rebuilt = account.on_ack(1, 0.0, [(0, 1)], [(0, 1)], 2, 0.1)
+    assert ([each.number for each in arrived], rebuilt) == ([0, 1], [])
+    assert account.on_ack(1, 0.0, [], [(0, 1)], 2, 0.2) == ([], [])
 
 
 class Watched(dict[int, SentShot]):
@@ -257,41 +249,94 @@ def acknowledge_many(account: Recovery, age: float, rtt: float = 0.1) -> None:
         ack(account, number, number, age, delay=age - rtt)
 
 
-@pytest.mark.parametrize(("age", "late"), [(0.124, 0), (0.126, 1)])
-def test_a_shot_is_late_beyond_what_an_undisturbed_ack_needs(age: float, late: int) -> None:
-    account = make()
-    acknowledge_many(account, 0.1)
-    account.on_sent(shot(LATE_SAMPLES, 1.0), more_waits=True)
-    ack(account, LATE_SAMPLES, LATE_SAMPLES, 1.0 + age, delay=age - 0.1)
-    assert account.late_shots == late
-
-
-def test_a_shot_is_late_beyond_the_95th_percentile() -> None:
-    account = make()
-    acknowledge_many(account, 0.5)
-    assert 0.5 <= account.late_after <= 0.5 * 2**0.125
-
-
-def test_dead_carriers_do_not_say_what_is_late() -> None:
-    account = make()
-    for i in range(LATE_SAMPLES):
-        account.on_sent(shot(i, 0.0), more_waits=True)
-        ack(account, i, i, 2.0 if i % 5 == 0 else 0.1)
-    assert account.delay.at(0.95) > 2.0
-    assert account.late_after <= LATE_SPREAD * 0.1 * 2**0.125
-
-
 def test_late_shots_have_an_account_of_their_own() -> None:
     account = make()
     acknowledge_many(account, 0.1)
     account.on_sent(shot(100, 1.0), more_waits=True)
     account.on_sent(shot(101, 1.1), more_waits=True)
-    account.note_late(1.0 + 1.2 * 0.1)
+    account.note_late(1.0 + 0.1 * (LATE_RTTS - 0.05))
     assert (account.in_flight, account.late_bytes) == (2 * SIZE, 0)
-    account.note_late(1.0 + 1.3 * 0.1)
-    assert (account.in_flight, account.late_bytes) == (SIZE, SIZE)
+    for _ in range(2):
+        account.note_late(1.0 + 0.1 * (LATE_RTTS + 0.05))
+        assert (account.in_flight, account.late_bytes) == (SIZE, SIZE)
     ack(account, 100, 101, 1.2)
     assert (account.in_flight, account.late_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("fate", ["arrived", "lost", "rebuilt"])
+def test_what_has_left_the_account_is_not_late(fate: str) -> None:
+    account = make(3)
+    if fate == "lost":
+        account.lose(1, True, 0.1)
+    else:
+        (ack if fate == "arrived" else ack_rebuilt)(account, 1, 1, 0.1)
+    account.note_late(100.0)
+    assert (account.in_flight, account.late_bytes) == (0, 2 * SIZE)
+
+
+def test_a_late_shot_that_was_rebuilt_or_lost_leaves_no_bytes_behind() -> None:
+    account = make(2)
+    account.note_late(100.0)
+    ack_rebuilt(account, 0, 0, 100.0)
+    account.lose(1, True, 100.0)
+    assert (account.in_flight, account.late_bytes, account.chunks_in_flight) == (0, 0, 0)
+    ack(account, 0, 1, 100.1)
+    assert (account.in_flight, account.late_bytes, account.chunks_in_flight) == (0, 0, 0)
+
+
+def test_a_shot_is_overtaken_when_a_younger_one_arrived() -> None:
+    account = make(4, step=0.1)
+    ack(account, 0, 0, 0.5)
+    ack(account, 2, 2, 0.5)
+    assert account.was_overtaken(account.sent[1])
+    assert not account.was_overtaken(account.sent[3])
+    ack_rebuilt(account, 3, 3, 0.5)
+    account.on_sent(shot(4, 0.25), more_waits=True)
+    assert not account.was_overtaken(account.sent[4])
+
+
+# --- shots that were rebuilt from parity
+
+
+def test_a_rebuilt_shot_is_kept_for_its_own_arrival() -> None:
+    account = make(2)
+    assert ack_rebuilt(account, 0, 0, 0.5) == [0]
+    assert (list(account.sent), account.lost[0].rebuilt, account.knows(0)) == ([1], True, True)
+    assert account.in_flight == SIZE
+    assert ack_rebuilt(account, 0, 0, 0.6) == []
+    assert ack(account, 0, 0, 0.7) == [0]
+    assert not account.knows(0)
+    assert ack(account, 0, 0, 0.8) == []
+
+
+def test_a_rebuilt_shot_is_no_wrong_verdict_and_is_not_judged() -> None:
+    account = make(1)
+    account.sample_rtt(0.01, 0.0)
+    ack_rebuilt(account, 0, 0, 0.5)
+    assert account.deadline() == inf
+    assert account.overdue(100.0) == []
+    ack(account, 0, 0, 5.0)
+    assert account.wrong_verdicts == 0
+    assert account.lost_after == LOST_SECONDS
+
+
+def test_that_a_shot_which_was_taken_for_lost_was_rebuilt_is_news_once() -> None:
+    account = make(1)
+    account.lose(0, True, 1.0)
+    assert ack_rebuilt(account, 0, 0, 1.1) == [0]
+    assert ack_rebuilt(account, 0, 0, 1.1) == []
+    assert not account.lost[0].rebuilt
+    assert ack(account, 0, 0, 1.2) == [0]
+    assert account.wrong_verdicts == 1
+
+
+def test_a_rebuilt_shot_is_forgotten_in_time() -> None:
+    account = make(2)
+    ack_rebuilt(account, 0, 0, 1.0)
+    account.forget_lost(1.0 + LOST_MEMORY - 0.001)
+    assert account.knows(0)
+    account.forget_lost(1.0 + LOST_MEMORY)
+    assert not account.knows(0)
 
 
 # --- how much may be under way
@@ -472,55 +517,3 @@ def test_a_line_that_got_slower_is_noticed() -> None:
         account.on_sent(shot(number, now), more_waits=True)
         ack(account, number, number, now + 0.1, delay=0.05)
     assert account.rate == pytest.approx(SIZE / 0.1, rel=0.2)
-
-
-# --- quantiles
-
-
-class SoonFading(Quantiles):
-    _FADE = 8
-
-
-def naive_quantile(samples: list[float], share: float, fade: int) -> float:
-    """The smallest sample that enough of the weight does not exceed."""
-    weights: list[tuple[float, float]] = []
-    for sample in samples:
-        weights.append((sample, 1.0))
-        if sum(weight for _, weight in weights) > fade:
-            weights = [(each, weight / 2) for each, weight in weights]
-    wanted = share * sum(weight for _, weight in weights)
-    for sample, weight in sorted(weights):
-        wanted -= weight
-        if wanted <= 0:
-            return sample
-    return 0.0
-
-
-@pytest.mark.parametrize(("make_quantiles", "fade"), [(Quantiles, 2048), (SoonFading, 8)])
-@given(
-    samples=st.lists(st.floats(1e-6, 100.0), max_size=30),
-    share=st.sampled_from([0.0625, 0.25, 0.5, 0.75, 0.9375]),
-)
-def test_quantiles_are_those_of_the_samples(
-    make_quantiles: Callable[[], Quantiles], fade: int, samples: list[float], share: float
-) -> None:
-    quantiles = make_quantiles()
-    for sample in samples:
-        quantiles.add(sample)
-    exact = naive_quantile(samples, share, fade)
-    assert exact * (1 - 1e-9) <= quantiles.at(share) <= exact * 2**0.125 * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(("sample", "found"), [(0.0, 2**0.125 * 1e-6), (-1.0, 2**0.125 * 1e-6), (1e9, 2.0**27 * 1e-6)])
-def test_delays_out_of_all_reason_are_kept_at_the_ends(sample: float, found: float) -> None:
-    quantiles = Quantiles()
-    quantiles.add(sample)
-    assert quantiles.at(1.0) == pytest.approx(found)
-
-
-def test_old_delays_fade() -> None:
-    quantiles = Quantiles()
-    for seconds, count in [(1.0, 2000), (0.01, ceil(4.5 * 2048))]:
-        for _ in range(count):
-            quantiles.add(seconds)
-    assert quantiles.at(0.95) < 0.02

@@ -14,10 +14,13 @@ from simulator import Line, Network, Plan
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.credit import SESSION_WINDOW
 from tcsplitter.modes import MODES
+from tcsplitter.options import Fec
+from tcsplitter.rebuild import MAX_KEPT_BYTES, MAX_STRIPE_BYTES
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.session import MAX_PARTIAL
 from tcsplitter.shared import Handling
 
+FECS = [Fec(), Fec(), Fec(auto=True), Fec(1, 1), Fec(4, 2), Fec(10, 3), Fec(20, 10)]
 SEEDS = int(os.environ.get("TCSPLITTER_SEEDS", "2400"))
 BATCH = 100
 
@@ -64,13 +67,15 @@ def make_plans(rng: random.Random, config: ClientConfig) -> list[Plan]:
 
 
 def make_config(rng: random.Random, dice: random.Random) -> ClientConfig:
-    """Pools and payloads by `rng`; mode, further kinds of carriers and pace by `dice`, half of the time the defaults."""
+    """Pools and payloads by `rng`; mode, further kinds of carriers, pace and repair by `dice`, half of the time the defaults."""
     conns = rng.choice([1, 2, 4, 16])
     plain = dice.random() < 0.5
     return ClientConfig(
         handling=Handling(
             size=rng.choice([100, 1_292, 10_000, 10_000, 65_536]),
             tock=0.0 if plain else dice.choice([0.0, 0.0, 0.01, 0.1]),
+            fec=Fec() if plain else dice.choice(FECS),
+            hedge=plain or dice.random() < 0.7,
         ),
         mode=MODES["fling" if plain else dice.choice(list(MODES))],
         lassoes=dice.choice([1, 2, 4, 16]),
@@ -93,7 +98,7 @@ def run_seed(seed: int) -> Network:
         net.after(rng.choice([0.0, 0.0, 0.3]) * rng.random(), lambda plan=plan: net.open(plan))  # type: ignore[misc]
     net.run(lambda: len(net.by_stream) == len(plans) and net.done(), seconds=600)
     net.verify()
-    assert net.peak_held <= SESSION_WINDOW + MAX_PARTIAL
+    assert net.peak_held <= SESSION_WINDOW + MAX_PARTIAL + MAX_KEPT_BYTES + MAX_STRIPE_BYTES
     net.settle(0)
     assert not net.client.session.shared.scheduler.lost, "streams that are gone are still waited for"
     assert net.idle_wakes < 2_000, "it wakes up again and again for something that it cannot do"

@@ -81,7 +81,7 @@ def test_an_idle_client_finds_out_that_the_server_was_restarted() -> None:
 @pytest.mark.parametrize(("name", "value"), [("REKEY_SHOTS", 10), ("REKEY_BYTES", 100_000), ("REKEY_SECONDS", 0.3)])
 def test_keys_are_renewed_while_data_flows(name: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyring, name, value)
-    net = start(Line(late=0.05, rate=250_000))
+    net = start(Line(late=0.05, rate=250_000), sizes=(1_000_000, 1_000_000))
     session = net.client.session
     net.run(net.done, 60)
     net.verify()

@@ -137,7 +137,7 @@ def test_a_frozen_connection_holds_up_only_what_is_on_it() -> None:
     with (
         ChaosProxy(5, share=0.1, fates=("freeze",)) as proxy,
         Exchange() as exchange,
-        tunnel(exchange.address, via=proxy.start) as both,
+        tunnel(exchange.address, "--hedge", "off", via=proxy.start) as both,
     ):
         exchange.run(both, load, [], 150)
         check_all_came(exchange, both, load, [])
@@ -168,7 +168,7 @@ def test_deadline(deadline: int) -> None:
     with (
         ChaosProxy(6, share=0.2, fates=("stall",), stall=(0.5, 0.5)) as proxy,
         Exchange() as exchange,
-        tunnel(exchange.address, "--deadline", str(deadline), via=proxy.start) as both,
+        tunnel(exchange.address, "--deadline", str(deadline), "--hedge", "off", via=proxy.start) as both,
     ):
         exchange.run(both, load, [], 150)
         counted = both.server.counted()

@@ -30,6 +30,7 @@ BOTH = {
     "--retries": "TCS_RETRIES",
     "--dup": "TCS_DUP",
     "--fec": "TCS_FEC",
+    "--hedge": "TCS_HEDGE",
 }
 VARIABLES = {
     "server": {

@@ -21,6 +21,7 @@ shared_options() {
     option --retries TCS_RETRIES
     option --dup TCS_DUP
     option --fec TCS_FEC
+    option --hedge TCS_HEDGE
 }
 
 say() {

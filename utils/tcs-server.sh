@@ -21,7 +21,8 @@
 # TCS_AFTER     ms at the start of a stream that know no beat
 # TCS_RETRIES   R:SKIP, whether lost payloads are sent again, and attempts before one is skipped
 # TCS_DUP       which connections carry what: fling, lasso, both or none; whatever the client asks for
-# TCS_FEC       parity; not in this version: 0 alone
+# TCS_FEC       D:P, parity payloads P that go with every D; or auto, as much as the line needs
+# TCS_HEDGE     whether payloads that are late are sent again: on or off
 set -eu
 
 # shellcheck source=utils/tcs-common.sh

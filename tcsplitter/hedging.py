@@ -1,0 +1,179 @@
+"""Twins: what is late, or likely to be, goes again on another carrier with a number of its own; the copy that comes first counts.
+
+Small shots of streams that are not busy are watched one by one: their ack is due within little more than an RTT. The others are
+twinned when they are later than most and younger ones have arrived, so that a full line, where all is late, breeds none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from math import inf
+from typing import TYPE_CHECKING
+
+from tcsplitter.acks import Acks
+from tcsplitter.lateness import CLEAN_SHARE, WORTH_SECONDS
+
+if TYPE_CHECKING:
+    from tcsplitter.recovery import Recovery, SentShot
+    from tcsplitter.shared import Handling
+    from tcsplitter.stats import Counters
+
+AGAIN_SECONDS, AGAIN_SHARE = 0.05, 0.5
+"""What is late is looked at again after an RTT, and not before this time and this share of its age have gone by."""
+TWIN_SHARE = 0.05
+"""Of what is sent, so much may go to twins."""
+SMALL_RATE, SMALL_BURST = 8_000, 16_000
+"""To those of small shots so many bytes a second besides, and at most so many at once."""
+LARGE_BURST = 65_536
+"""The same of the others."""
+
+
+class Copies:
+    """The shots that hold the same."""
+
+    __slots__ = ("arrived", "replaced", "shots")
+
+    def __init__(self, original: SentShot) -> None:
+        self.shots = [original]
+        self.arrived = False
+        """One of them was acknowledged."""
+        self.replaced = False
+        """One of them was lost."""
+
+
+class Allowance:
+    """A budget of bytes: a share of all that is sent, and so many a second."""
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._left = burst
+        self._sent = 0
+        self._filled_at = now
+
+    def spend(self, size: int, sent: int, now: float) -> bool:
+        """Whether so much may be spent; `sent`: bytes sent so far."""
+        earned = TWIN_SHARE * (sent - self._sent) + self._rate * (now - self._filled_at)
+        self._left = min(self._burst, self._left + earned)
+        self._sent, self._filled_at = sent, now
+        if self._left < size:
+            return False
+        self._left -= size
+        return True
+
+
+class Hedger:
+    """What is to be twinned, and when; one direction's."""
+
+    def __init__(self, handling: Handling, recovery: Recovery, counters: Counters, now: float) -> None:
+        self.at_once = handling.fec.auto
+        """Small shots have twins from the start."""
+        self._on = handling.hedge and handling.retries.resend
+        self._recovery = recovery
+        self._counters = counters
+        self._small = Allowance(SMALL_RATE, SMALL_BURST, now)
+        self._large = Allowance(0, LARGE_BURST, now)
+        self._watched: list[tuple[float, int, SentShot]] = []
+        """By when they are overdue."""
+        self._others: deque[SentShot] = deque()
+        """In the order in which they were sent."""
+        self._lagging: list[tuple[float, int, SentShot]] = []
+        """Late ones that were not overtaken, or too dear, with when to look at them again."""
+        self._overdue: deque[SentShot] = deque()
+        """Those that wait for a carrier for their twin."""
+
+    def __len__(self) -> int:
+        """Shots that wait for a carrier for their twin."""
+        return len(self._overdue)
+
+    def spare(self, shots: int) -> int:
+        """Carriers that the twins of so many small shots may need at any time."""
+        lateness = self._recovery.lateness
+        if self.at_once:
+            return shots * lateness.twins()
+        return lateness.twins() if self._on and lateness.share > CLEAN_SHARE else 0
+
+    def watch(self, shot: SentShot) -> None:
+        """A small shot of streams that are not busy was sent."""
+        if self._on:
+            rtt = self._recovery.rtt
+            self._watch(shot, shot.sent_at + self._recovery.lateness.overdue_after(rtt, Acks.delay(rtt)))
+
+    def _watch(self, shot: SentShot, due_at: float) -> None:
+        heappush(self._watched, (due_at, shot.number, shot))
+
+    def mind(self, shot: SentShot) -> None:
+        """Any other shot with payload was sent."""
+        if self._on:
+            self._others.append(shot)
+
+    def twins_at_once(self, size: int, now: float) -> int:
+        """How many a small shot gets when it is sent."""
+        twins = self._recovery.lateness.twins() if self.at_once else 0
+        return twins if twins and self._small.spend(twins * size, self._counters.bytes_sent, now) else 0
+
+    def run(self, now: float) -> None:
+        """See which small shots are overdue, and which of the others are late."""
+        while self._watched and self._watched[0][0] <= now:
+            self._look_at(heappop(self._watched)[2], now)
+        late_after = self._late_after()
+        while self._others and self._others[0].sent_at + late_after <= now:
+            self._judge(self._others.popleft(), now)
+        while self._lagging and self._lagging[0][0] <= now:
+            self._judge(heappop(self._lagging)[2], now)
+
+    def _look_at(self, shot: SentShot, now: float) -> None:
+        """An overdue small shot gets as many twins as the line needs, and again later."""
+        twins = self._recovery.lateness.twins()
+        if self._needs_one(shot) and self._small.spend(twins * shot.size, self._counters.bytes_sent, now):
+            self._overdue.extend([shot] * twins)
+        if self._lacks(shot):
+            self._watch(shot, self._again_at(shot, now))
+
+    def _judge(self, shot: SentShot, now: float) -> None:
+        """A late shot gets one twin, when it was overtaken and as the budget allows."""
+        if shot.copies is not None or not self._needs_one(shot):
+            return
+        if self._recovery.was_overtaken(shot) and self._large.spend(shot.size, self._counters.bytes_sent, now):
+            self._overdue.append(shot)
+        else:
+            heappush(self._lagging, (self._again_at(shot, now), shot.number, shot))
+
+    def _again_at(self, shot: SentShot, now: float) -> float:
+        """When a late shot is looked at again."""
+        return now + max(self._recovery.rtt, AGAIN_SECONDS, AGAIN_SHARE * (now - shot.sent_at))
+
+    def _late_after(self) -> float:
+        """Age at which a shot that is not watched is late enough for a twin."""
+        return max(self._recovery.lateness.late_after, self._recovery.rtt + WORTH_SECONDS)
+
+    def deadline(self) -> float:
+        """When `run` has something to do; what has arrived meanwhile is forgotten."""
+        while self._watched and not self._lacks(self._watched[0][2]):
+            heappop(self._watched)
+        while self._others and not self._lacks(self._others[0]):
+            self._others.popleft()
+        while self._lagging and not self._lacks(self._lagging[0][2]):
+            heappop(self._lagging)
+        by = self._watched[0][0] if self._watched else inf
+        if self._others:
+            by = min(by, self._others[0].sent_at + self._late_after())
+        return min(by, self._lagging[0][0]) if self._lagging else by
+
+    def next(self) -> SentShot | None:
+        """The shot that is to be twinned next."""
+        while self._overdue and not self._lacks(self._overdue[0]):
+            self._overdue.popleft()
+        return self._overdue[0] if self._overdue else None
+
+    def sent(self) -> None:
+        """The twin of the shot that `next` gave was sent."""
+        self._overdue.popleft()
+
+    def _needs_one(self, shot: SentShot) -> bool:
+        return self._lacks(shot) and shot not in self._overdue
+
+    def _lacks(self, shot: SentShot) -> bool:
+        """Whether nothing is known of the arrival of any copy."""
+        return shot.number in self._recovery.sent and not (shot.copies and shot.copies.arrived)

@@ -1,0 +1,324 @@
+"""What comes into a session: shots are opened, checked, rebuilt where parity allows it, and their frames acted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from cryptography.exceptions import InvalidTag
+
+from tcsplitter._core import (
+    ACK,
+    CLOSE,
+    CREDIT,
+    DATAGRAM,
+    FINAL,
+    FRESH,
+    GONE,
+    HELLO,
+    PARITY,
+    PING,
+    RESET,
+    SEEN,
+    SKIP,
+    STREAM,
+    STREAM_CREDIT,
+    ReplayWindow,
+    open_frames,
+    open_hello,
+    open_parity,
+)
+from tcsplitter.chunks import Control
+from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.modes import Kind
+from tcsplitter.rebuild import Rebuilder
+
+if TYPE_CHECKING:
+    from tcsplitter.acks import Acks
+    from tcsplitter.carrier import Carrier, CarrierSet, PeerCarriers
+    from tcsplitter.flows import FlowTable
+    from tcsplitter.keyring import Epoch, Keyring
+    from tcsplitter.recovery import Recovery, SentShot
+    from tcsplitter.repair import Repair
+    from tcsplitter.sending import Sender, SessionConfig
+    from tcsplitter.table import StreamTable
+
+MAX_PIECES = 16_384
+"""Separate pieces held in all reassembly buffers of a session."""
+
+Record = tuple[int, int, int, bytes]
+"""Flags, epoch, number, and the sealed shot with its header."""
+
+
+class Receiver:
+    """One direction of a session: from sealed shots to what they mean for streams, flows, acks and carriers."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        carriers: CarrierSet,
+        peer: PeerCarriers,
+        recovery: Recovery,
+        acks: Acks,
+        keys: Keyring,
+        streams: StreamTable,
+        flows: FlowTable,
+        sender: Sender,
+        repair: Repair,
+        on_close: Callable[[int, str], None],
+    ) -> None:
+        self.heard_at = streams.shared.now
+        """When a shot was last opened."""
+        self.data_at = self.heard_at
+        """When stream data came last."""
+        self.suspect = False
+        """Something happened that a restart of the other end would explain."""
+        self._carriers = carriers
+        self._peer = peer
+        self._recovery = recovery
+        self._acks = acks
+        self._keys = keys
+        self._streams = streams
+        self._flows = flows
+        self._shared = streams.shared
+        self._counters = streams.shared.counters
+        self._sender = sender
+        self._repair = repair
+        self._replay = ReplayWindow()
+        self.rebuilder = Rebuilder(self._counters, self._has)
+        self._payload_came = False
+        """The shot that is being acted on holds payload."""
+        self._handlers: dict[int, Callable[..., None]] = {
+            PING: self._on_ping,
+            ACK: self._on_ack,
+            CREDIT: streams.raise_limit,
+            STREAM_CREDIT: streams.raise_stream_limit,
+            RESET: self._on_reset,
+            CLOSE: on_close,
+            SKIP: streams.pass_by,
+            GONE: self._on_gone if config.client else self._on_foreign,
+            STREAM: self._on_foreign if config.datagrams else self._on_stream,
+            DATAGRAM: self._on_datagram if config.datagrams else self._on_foreign,
+        }
+
+    @property
+    def _now(self) -> float:
+        return self._shared.now
+
+    # ------------------------------------------------------------------------------------ shots
+
+    def hello(self, record: Record) -> tuple[Kind, float] | None:
+        """What a hello says: the kind of the carrier, and how long it took to connect in seconds; None if it is not genuine.
+
+        Raises RemoteProtocolError for a genuine one with an impossible number.
+        """
+        _flags, epoch_number, number, sealed = record
+        epoch = self._keys.get(epoch_number)
+        if epoch is None or self._replay.check(number) != FRESH:
+            return None
+        try:
+            kind, rtt_us = open_hello(epoch.open, sealed)
+        except (InvalidTag, RemoteProtocolError):
+            return None
+        self._replay.mark(number)
+        self._opened(epoch, len(sealed))
+        self._acks.add(number)
+        return Kind(kind), rtt_us * 1e-6
+
+    def shot(self, carrier: Carrier, record: Record) -> bool:
+        """Act on a shot that came on a carrier; False if the carrier cannot be trusted any more.
+
+        Raises RemoteProtocolError for what breaks the protocol though it is genuine.
+        """
+        flags, epoch_number, number, sealed = record
+        epoch = self._keys.get(epoch_number)
+        verdict = self._replay.check(number)
+        if epoch is None or carrier.rx_final or (verdict == SEEN and number not in self.rebuilder.rebuilt):
+            return False
+        try:
+            if verdict == SEEN:
+                self._take_late(carrier, epoch, number, sealed)
+            elif verdict != FRESH:
+                self._counters.shots_dropped += 1
+            elif flags & PARITY:
+                self._take_parity(carrier, epoch, number, sealed)
+            else:
+                self._take(carrier, epoch, number, sealed)
+        except InvalidTag:
+            return False
+        if flags & FINAL and not carrier.closed:
+            self._carriers.finished(carrier, self._ack_delay(), self._recovery.give_up_after, self._now)
+        return True
+
+    def _opened(self, epoch: Epoch, size: int) -> None:
+        """A record was genuine: from here on it is the other end that speaks."""
+        self._keys.opened(epoch, size, self._now)
+        self._counters.shots_received += 1
+        self._counters.bytes_received += size
+        self.heard_at = self._now
+        self.suspect = False
+
+    def _take(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
+        """A shot with frames."""
+        want, held, frames = open_frames(epoch.open, sealed)
+        if sealed[0] & HELLO:
+            raise RemoteProtocolError("sent a hello where none is allowed")
+        self._replay.mark(number)
+        self._opened(epoch, len(sealed))
+        self._peer.state(number, want, held, self._now)
+        if self._has_room(frames):
+            self._acks.add(number)
+            elicits = self._act_on(frames)
+            if self._payload_came:
+                self._note_payload(carrier)
+            if elicits:
+                self._acks.elicited(number, self._ack_delay(), self._now)
+                self._owe_ack(carrier)
+                if self.rebuilder.keeping:
+                    self.rebuilder.arrived(number, sealed, self._now)
+
+    def _take_parity(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
+        """A shot with parity."""
+        want, held, index, count, numbers, block = open_parity(epoch.open, sealed)
+        self._replay.mark(number)
+        self._opened(epoch, len(sealed))
+        self._counters.parity_received += 1
+        self._peer.state(number, want, held, self._now)
+        self._acks.add(number)
+        self._acks.elicited(number, self._ack_delay(), self._now)
+        self._owe_ack(carrier)
+        self._note_payload(carrier)
+        self.rebuilder.parity(number, index, count, numbers, block, self._now)
+
+    def _take_late(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
+        """A shot that was rebuilt before it came: only its carrier is news."""
+        _, _, frames = open_frames(epoch.open, sealed)
+        del self.rebuilder.rebuilt[number]
+        self._opened(epoch, len(sealed))
+        self._acks.add(number)
+        self._note_payload(carrier)
+        if any(frame[0] != ACK for frame in frames):
+            self._acks.elicited(number, self._ack_delay(), self._now)
+            self._owe_ack(carrier)
+
+    def rebuilt(self, number: int, sealed: bytes) -> None:
+        """Act on a shot that parity gave. One that does not open, or should not have been in a stripe, is as good as lost.
+
+        Raises RemoteProtocolError for what breaks the protocol though it is genuine.
+        """
+        epoch = self._keys.get(sealed[1])
+        try:
+            if epoch is None or self._replay.check(number) != FRESH:
+                raise RemoteProtocolError("a rebuilt shot has unknown keys, or came twice")
+            want, held, frames = open_frames(epoch.open, sealed)
+        except (InvalidTag, RemoteProtocolError):
+            self._counters.stripes_lost += 1
+            return
+        if self._has_room(frames):
+            self._replay.mark(number)
+            self.rebuilder.took_in(number)
+            self._peer.state(number, want, held, self._now)
+            self._acks.add_rebuilt(number, self._ack_delay(), self._now)
+            self._act_on(frames)
+
+    def _has(self, number: int) -> bool:
+        """Whether a shot was taken in, or is too old to be."""
+        return self._replay.check(number) != FRESH
+
+    def _ack_delay(self) -> float:
+        return self._acks.delay(self._recovery.min_rtt)
+
+    def _owe_ack(self, carrier: Carrier) -> None:
+        """A data shot came on a carrier: its other half is to be used. No payload could keep an ack company where none may go."""
+        carrier.owes_ack = True
+        if carrier.kind is not Kind.SYNC:
+            delay = self._ack_delay() if carrier.kind in self._carriers.payload else 0.0
+            self._carriers.make_due(carrier, self._now + delay)
+
+    def _note_payload(self, carrier: Carrier) -> None:
+        """A carrier brought payload."""
+        self._acks.for_payload = True
+        self._peer.payload_at = self._now
+        if not carrier.brought:
+            carrier.brought = True
+            counted = self._counters.kinds[carrier.kind]
+            counted.received_on += 1
+            counted.both_ways += carrier.carried
+
+    # ----------------------------------------------------------------------------------- frames
+
+    def _has_room(self, frames: list[tuple[Any, ...]]) -> bool:
+        """Whether a shot can be taken in; one that cannot is treated as if it had not come."""
+        if self._streams.pieces + len(frames) > MAX_PIECES and not all(map(self._fills_a_gap, frames)):
+            self._counters.shots_dropped += 1
+            return False
+        return True
+
+    def _fills_a_gap(self, frame: tuple[Any, ...]) -> bool:
+        """Whether a frame may be taken in though the limit of pieces is reached."""
+        if frame[0] != STREAM:
+            return True
+        stream = self._streams.get(frame[1])
+        return stream is not None and bool(frame[2] <= stream.incoming.read_offset + stream.incoming.readable)
+
+    def _act_on(self, frames: list[tuple[Any, ...]]) -> bool:
+        """Whether they ask for an ack."""
+        elicits = self._payload_came = False
+        for frame in frames:
+            elicits |= frame[0] != ACK
+            self._handlers[frame[0]](*frame[1:])
+        return elicits
+
+    def _on_ping(self) -> None:
+        """A ping asks for nothing but the ack."""
+
+    def _on_ack(self, answered: int, delay_us: int, ranges: list[tuple[int, int]], rebuilt: list[tuple[int, int]]) -> None:
+        self._carriers.confirm(ranges)
+        next_number = self._sender.next_number
+        arrived, repaired = self._recovery.on_ack(answered, delay_us * 1e-6, ranges, rebuilt, next_number, self._now)
+        for shot in arrived:
+            self._carriers.resume(shot.carrier)
+            if shot.carrier.kind is Kind.SYNC:
+                shot.carrier.asked_at = self._now if self._repair.outstanding(shot.carrier) else inf
+            self._settle(shot)
+        for shot in repaired:
+            self._settle(shot)
+
+    def _settle(self, shot: SentShot) -> None:
+        """The other end has what a shot held."""
+        if shot.copies is not None and not shot.copies.arrived:
+            shot.copies.arrived = True
+            self._counters.hedges_won += shot.is_twin
+        for chunk in shot.chunks:
+            chunk.source.chunk_acked(chunk)
+        for kind, stream in shot.control:
+            if kind == Control.RESET and stream is not None:
+                stream.reset_acked()
+
+    def _on_gone(self, hello: int) -> None:
+        carrier = self._carriers.greeted.get(hello)
+        if carrier is not None:
+            self._repair.kill(carrier, self._now)
+
+    def _on_reset(self, stream_id: int, code: int, final_size: int) -> None:
+        stream = self._streams.known(stream_id) or self._streams.accept(stream_id)
+        if stream is not None:
+            stream.receive_reset(code, final_size)
+
+    def _on_stream(self, stream_id: int, offset: int, data: bytes | memoryview, fin: bool) -> None:
+        self.data_at = self._now
+        self._payload_came |= len(data) > 0
+        stream = self._streams.known(stream_id) or self._streams.accept(stream_id)
+        if stream is not None:
+            stream.receive(offset, data, fin)
+
+    def _on_datagram(
+        self, flow_id: int, number: int, stamp: int, deadline: int, size: int, offset: int, data: bytes | memoryview
+    ) -> None:
+        self.data_at = self._now
+        self._payload_came = True
+        self._flows.receive(flow_id, number, stamp, deadline, size, offset, data)
+
+    def _on_foreign(self, *_frame: Any) -> None:
+        raise RemoteProtocolError("sent frames of the other kind of session, or of a server")
