@@ -29,19 +29,6 @@ LARGE_BURST = 65_536
 """The same of the others."""
 
 
-class Copies:
-    """The shots that hold the same."""
-
-    __slots__ = ("arrived", "replaced", "shots")
-
-    def __init__(self, original: SentShot) -> None:
-        self.shots = [original]
-        self.arrived = False
-        """One of them was acknowledged."""
-        self.replaced = False
-        """One of them was lost."""
-
-
 class Allowance:
     """A budget of bytes: a share of all that is sent, and so many a second."""
 

@@ -17,8 +17,8 @@ MAX_KEPT, MAX_KEPT_BYTES = 8_192, 16 * 1024 * 1024
 """Shots that are kept without it being known whether parity will need them; beyond either the oldest are forgotten."""
 MAX_STRIPES, MAX_STRIPE_BYTES = 256, 16 * 1024 * 1024
 """Stripes that wait for shots, and what is kept for them; beyond either the oldest is given up."""
-KEEP_SECONDS = 10.0
-"""How long either is kept at most."""
+KEEP_SECONDS, SWEEP_SECONDS = 10.0, 1.0
+"""How long either is kept; shots are let go of together, with so much more time for the oldest."""
 MAX_DONE, MAX_REBUILT = 4_096, 16_384
 """Stripes that are over, and shots that were rebuilt and did not come, that are remembered."""
 
@@ -209,7 +209,7 @@ class Rebuilder:
 
     def deadline(self) -> float:
         """When `run` has something to do."""
-        by = self._kept_until[0][0] if self._kept_until else inf
+        by = self._kept_until[0][0] + SWEEP_SECONDS if self._kept_until else inf
         return min(by, next(iter(self._stripes.values())).ends_at) if self._stripes else by
 
     def forget(self) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tcsplitter._core import Ranges
     from tcsplitter.carrier import Carrier
     from tcsplitter.chunks import Control
-    from tcsplitter.hedging import Copies
     from tcsplitter.scheduler import Portion
     from tcsplitter.streams import Stream
 
@@ -99,6 +98,19 @@ class SentShot:
         self.delivered_at = 0.0
         self.limited = False
         self.late = False
+
+
+class Copies:
+    """A shot and its twins: those that hold the same."""
+
+    __slots__ = ("arrived", "replaced", "shots")
+
+    def __init__(self, original: SentShot) -> None:
+        self.shots = [original]
+        self.arrived = False
+        """One of them was acknowledged."""
+        self.replaced = False
+        """One of them was lost."""
 
 
 class Recovery:

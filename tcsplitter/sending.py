@@ -11,11 +11,11 @@ from tcsplitter._core import FINAL, ShotWriter, seal_hello
 from tcsplitter.carrier import TRIM_AT, Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.errors import LocalProtocolError
-from tcsplitter.hedging import Copies, Hedger
+from tcsplitter.hedging import Hedger
 from tcsplitter.lateness import SMALL
 from tcsplitter.modes import MODES, RESERVE, Kind, Mode
 from tcsplitter.parity import Stripes
-from tcsplitter.recovery import SentShot
+from tcsplitter.recovery import Copies, SentShot
 from tcsplitter.routes import Routes
 from tcsplitter.shared import Handling
 

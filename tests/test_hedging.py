@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcsplitter.acks import Acks
-from tcsplitter.hedging import AGAIN_SHARE, LARGE_BURST, SMALL_BURST, SMALL_RATE, TWIN_SHARE, Allowance, Copies, Hedger
+from tcsplitter.hedging import AGAIN_SHARE, LARGE_BURST, SMALL_BURST, SMALL_RATE, TWIN_SHARE, Allowance, Hedger
 from tcsplitter.lateness import OVERDUE_RTTS, OVERDUE_SLACK, SMALL
 from tcsplitter.options import Fec, Retries
-from tcsplitter.recovery import Recovery, SentShot
+from tcsplitter.recovery import Copies, Recovery, SentShot
 from tcsplitter.shared import Handling
 from tcsplitter.stats import Counters
 

@@ -16,6 +16,7 @@ from tcsplitter.rebuild import (
     MAX_REBUILT,
     MAX_STRIPE_BYTES,
     MAX_STRIPES,
+    SWEEP_SECONDS,
 )
 
 # --- time
@@ -25,9 +26,9 @@ def test_what_is_kept_is_let_go_in_time() -> None:
     rig = Rig()
     assert rig.rebuilder.deadline() == inf
     rig.shot(0)
+    assert rig.rebuilder.deadline() == NOW + KEEP_SECONDS + SWEEP_SECONDS
     rig.wait(1.0)
     rig.parity([5, 6], 0, 1)
-    assert rig.rebuilder.deadline() == NOW + KEEP_SECONDS
     rig.wait(KEEP_SECONDS - 1.0 - 1e-3)
     assert rig.rebuilder._kept_bytes == len(sealed(0))
     rig.wait(1e-3)
