@@ -56,7 +56,9 @@ class Hedger:
     def __init__(self, handling: Handling, recovery: Recovery, counters: Counters, now: float) -> None:
         self.at_once = handling.fec.auto
         """Small shots have twins from the start."""
-        self._on = handling.hedge and handling.retries.resend
+        self._on = handling.hedge
+        self._resend = handling.retries.resend
+        """Where payload is never sent again it has no twin either; control frames have."""
         self._recovery = recovery
         self._counters = counters
         self._small = Allowance(SMALL_RATE, SMALL_BURST, now)
@@ -83,7 +85,7 @@ class Hedger:
 
     def watch(self, shot: SentShot) -> None:
         """A small shot of streams that are not busy was sent."""
-        if self._on:
+        if self._on and (self._resend or shot.control):
             rtt = self._recovery.rtt
             self._watch(shot, shot.sent_at + self._recovery.lateness.overdue_after(rtt, Acks.delay(rtt)))
 
@@ -92,7 +94,7 @@ class Hedger:
 
     def mind(self, shot: SentShot) -> None:
         """Any other shot with payload was sent."""
-        if self._on:
+        if self._on and self._resend:
             self._others.append(shot)
 
     def twins_at_once(self, size: int, now: float) -> int:

@@ -201,13 +201,13 @@ class Sender:
     def _send_twins(self) -> None:
         """Send twins of shots that are overdue or late, as far as there are carriers."""
         while (shot := self._hedger.next()) is not None:
-            small = shot.size <= SMALL
-            if not self._send_twin(shot, self._routes.repair(small, self._now, _carriers(shot))):
+            carrier = self._routes.repair(shot.size <= SMALL, self._now, _carriers(shot))
+            if not self._send_twin(shot, carrier, payload=self._config.handling.retries.resend):
                 return
             self._hedger.sent()
 
-    def _send_twin(self, shot: SentShot, carrier: Carrier | None) -> bool:
-        """Send once more what a shot holds, on this carrier, if there is one."""
+    def _send_twin(self, shot: SentShot, carrier: Carrier | None, payload: bool = True) -> bool:
+        """Send once more what a shot holds, its control frames alone or its payload too, on this carrier, if there is one."""
         if carrier is None:
             return False
         for kind, stream in shot.control:
@@ -215,7 +215,7 @@ class Sender:
                 self._streams.queue_control(kind, stream)
         self._begin_body()
         control = self._streams.write_control(self._writer)
-        chunks = [chunk for chunk in shot.chunks if not chunk.acked]
+        chunks = [chunk for chunk in shot.chunks if payload and not chunk.acked]
         for chunk in chunks:
             chunk.write(self._writer)
         if not (chunks or control):

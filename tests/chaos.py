@@ -17,6 +17,8 @@ from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE
 
 FATES = "reset", "stall", "freeze"
+"""What happens to some at some byte. A further one is "swallow": silent for ever from the first byte behind the hello on."""
+HELLO = 42  # bytes
 STALL_SECONDS = 0.5, 3.0
 _PIECE = 65_536
 _LATEST_BYTE = 12_000  # so most fates strike in the middle of a shot of 10,000 bytes
@@ -56,6 +58,9 @@ class _Link:
         """Nothing is forwarded for now, or for ever."""
         if rng.random() < share:
             self.fate = rng.choice(fates)
+        if self.fate == "swallow":
+            self.halves[client].doom, self.halves[server].doom = HELLO, 0
+        elif self.fate:
             half = self.halves[rng.choice([client, server])]
             half.doom = rng.choice([0, rng.randrange(200), rng.randrange(_LATEST_BYTE), rng.randrange(_LATEST_BYTE)])
 

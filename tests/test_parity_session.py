@@ -21,7 +21,7 @@ from tcsplitter.handshake import NO_SESSION, STATUS_NEW, VERSION, Answer, Gate
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.options import Fec as Setting
 from tcsplitter.options import Retries
-from tcsplitter.rebuild import KEEP_SECONDS
+from tcsplitter.rebuild import KEEP_SECONDS, SWEEP_SECONDS
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.shared import Handling
 
@@ -334,8 +334,8 @@ def test_what_is_kept_counts_as_held_and_is_let_go() -> None:
     pair.deliver(*send(pair, 5))
     pair.settle()
     assert pair.server._receiver.rebuilder.held > 0
-    assert pair.server.deadline() <= pair.now + KEEP_SECONDS
-    pair.wait(KEEP_SECONDS + 0.1)
+    assert pair.server.deadline() <= pair.now + KEEP_SECONDS + SWEEP_SECONDS
+    pair.wait(KEEP_SECONDS + SWEEP_SECONDS + 0.1)
     assert pair.server._receiver.rebuilder.held == 0
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from session_pair import CLIENT, RTT, SERVER, SIZE, Pair, Sent, data_shots, parity_shots
 from stream_ends import read
 
-from tcsplitter._core import ACK, HEADER_SIZE, PING, RESET, STREAM, TAG_SIZE
+from tcsplitter._core import ACK, CREDIT, HEADER_SIZE, PING, RESET, STREAM, TAG_SIZE
 from tcsplitter.carrier import Carrier
 from tcsplitter.chunks import Control
 from tcsplitter.hedging import SMALL_BURST, TWIN_SHARE
@@ -279,6 +279,22 @@ def test_control_frames_of_a_lost_shot_go_again_though_its_twin_is_under_way() -
     for copy, expected in ((original, kinds[0]), (twin, [frame for frame in kinds[0] if frame != STREAM])):
         (again,) = pair.kill(copy.carrier, CLIENT)
         assert sorted(frame[0] for frame in again.frames if frame[0] != ACK) == expected
+
+
+def test_where_payload_is_never_sent_twice_control_frames_are() -> None:
+    pair = opened(replace(HEDGED, retries=Retries(resend=False, skip=-1)))
+    (mine,) = pair.client.streams
+    mine.write(b"hello")
+    pair.client.streams.queue_control(Control.CREDIT)
+    (original,) = pair.flush()
+    (twin,) = pair.wait(OVERDUE)
+    assert STREAM in [frame[0] for frame in original.frames]
+    assert [frame[0] for frame in twin.frames if frame[0] != ACK] == [CREDIT]
+    pair.lose(original)
+    pair.settle()
+    assert pair.counted(CLIENT, "payloads_given_up") == 0
+    pair.kill(original.carrier, CLIENT)
+    assert pair.counted(CLIENT, "payloads_given_up") == 1
 
 
 # --- late ones
