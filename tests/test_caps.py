@@ -34,7 +34,7 @@ from tcsplitter.keyring import MAX_EPOCH_SHOTS, REKEY_BYTES, REKEY_SECONDS, REKE
 from tcsplitter.newcomers import MAX_NEWCOMERS, MAX_PER_ADDRESS, Newcomers
 from tcsplitter.options import MAX_PAYLOAD
 from tcsplitter.outbox import Outbox
-from tcsplitter.rebuild import KEEP_SECONDS, MAX_KEPT, MAX_KEPT_BYTES, MAX_STRIPE_BYTES, MAX_STRIPES
+from tcsplitter.rebuild import KEEP_SECONDS, MAX_KEPT, MAX_KEPT_BYTES, MAX_STRIPE_BYTES, MAX_STRIPES, SWEEP_SECONDS
 from tcsplitter.receiving import MAX_PIECES
 from tcsplitter.sending import SessionConfig
 from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
@@ -293,7 +293,7 @@ def test_shots_that_are_kept_for_parity() -> None:
     assert kept(rig) == MAX_KEPT * one
     rig.peer.send(rig.line, ping())
     assert kept(rig) == MAX_KEPT * one
-    rig.server.wait(KEEP_SECONDS + 0.1)
+    rig.server.wait(KEEP_SECONDS + SWEEP_SECONDS + 0.1)
     assert kept(rig) == 0
 
 
