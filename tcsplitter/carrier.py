@@ -225,13 +225,14 @@ class CarrierSet:
 
     def take(self, reserve: int, sure: bool = False, without: Collection[Carrier] = ()) -> Carrier | None:
         """One for payload: one that is due anyway, else an idle one beyond `reserve`; `sure` and `without` as in `take_idle`."""
-        carrier = _first(self.due)
-        if carrier is not None and not carrier.backlog and carrier not in without:
-            return carrier
+        _first(self.due)
+        for due in self.due:
+            if not (due.closed or due.ack_by == inf or due.backlog or due in without):
+                return due
         if self.count_idle() > reserve:
             for kind in self.payload:
-                if (carrier := self.take_idle(kind, sure, without)) is not None:
-                    return carrier
+                if (idle := self.take_idle(kind, sure, without)) is not None:
+                    return idle
         return None
 
     def take_idle(self, kind: Kind, sure: bool = False, without: Collection[Carrier] = ()) -> Carrier | None:
@@ -246,7 +247,8 @@ class CarrierSet:
                 continue
             if not sure or carrier.greeting or carrier.hello not in unconfirmed:
                 return carrier
-            unsure = carrier
+            if unsure is None or carrier.hello < unsure.hello:
+                unsure = carrier
         return unsure
 
     def used(self, carrier: Carrier, final: bool, give_up_after: float, now: float) -> None:
@@ -254,10 +256,11 @@ class CarrierSet:
         carrier.used_at = now
         carrier.ack_by = inf
         carrier.owes_ack = False
-        self.suspend(carrier)
         if not final:
+            self.idle[carrier.kind].pop(carrier, None)
             self.idle[carrier.kind][carrier] = None
             return
+        self.suspend(carrier)
         carrier.tx_final = True
         if carrier.rx_final if not self._client else carrier.eof:
             self.drop(carrier, Op.CLOSE)

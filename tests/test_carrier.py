@@ -262,6 +262,46 @@ def test_one_with_a_backlog_is_passed_over() -> None:
     assert rig.set.take(0) is first
 
 
+UNSENT, UNKNOWN, CONFIRMED = range(3)
+"""A hello that leaves with the first shot; one that is under way, or never arrives; one that the other end has."""
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([UNSENT, UNKNOWN, CONFIRMED]), st.booleans(), st.booleans()), max_size=6),
+    st.sampled_from([0, 1, 3]),
+    st.booleans(),
+)
+def test_an_idle_one_is_none_of_those_without_and_rather_a_sure_one(
+    plan: list[tuple[int, bool, bool]], reuse: int, sure: bool
+) -> None:
+    rig = Rig(CLIENT, len(plan), reuse)
+    usable, certain, without = [], [], []
+    for number, (carrier, (hello, busy, excluded)) in enumerate(zip(rig.carriers, plan, strict=True)):
+        rig.set.greet(carrier, number)
+        carrier.greeting = b"hello" if hello == UNSENT else b""
+        carrier.backlog = int(busy)
+        rig.set.confirm([(number, number)] if hello == CONFIRMED else [])
+        without += [carrier] if excluded else []
+        usable += [] if busy or excluded else [carrier]
+        certain += [] if busy or excluded or hello == UNKNOWN else [carrier]
+    first = -1 if reuse == 1 else 0
+    allowed = usable[:1] if sure and not certain else [found[first] for found in [certain if sure else usable] if found]
+    taken = rig.set.take_idle(Kind.FLING, sure, without)
+    assert taken in allowed if allowed else taken is None
+    assert rig.set.take(0, sure, without) is taken
+
+
+@pytest.mark.parametrize(
+    ("without", "taken"), [("", "due"), ("idle", "due"), ("due", "next"), ("due next", "idle"), ("due next idle", "")]
+)
+def test_one_that_is_due_is_passed_over_if_it_is_excluded(without: str, taken: str) -> None:
+    rig = Rig(SERVER, 3)
+    found: dict[str, Carrier | None] = {"idle": rig.carriers[0], "due": rig.carriers[1], "next": rig.carriers[2], "": None}
+    rig.set.make_due(rig.carriers[1], NOW)
+    rig.set.make_due(rig.carriers[2], NOW)
+    assert rig.set.take(0, without=[carrier for name in without.split() if (carrier := found[name])]) is found[taken]
+
+
 @pytest.mark.parametrize(("reuse", "left"), [(0, -1), (1, 1), (3, 3)])
 def test_how_often_a_half_may_be_used(reuse: int, left: int) -> None:
     assert Rig(CLIENT, 1, reuse).carriers[0].tx_left == left

@@ -124,6 +124,61 @@ def test_bulk_leaves_the_reserve_alone(mode: str, client: bool) -> None:
         assert rig.routes.payload(True, NOW) is not None
 
 
+@MODE
+@CLIENT
+@pytest.mark.parametrize("under_way", [0, 1])
+def test_repair_takes_the_reserve_only_if_it_is_urgent(mode: str, client: bool, under_way: int) -> None:
+    """Unlike payload it leaves the reserve alone while nothing is under way too."""
+    rig = Rig(mode, client, keep=2)
+    rig.recovery.in_flight = under_way
+    for count in (1, 2, 3):
+        rig.add(rig.mode.carries(client)[0])
+        assert (rig.routes.repair(False, NOW, ()) is not None) == (count > 2)
+        assert rig.routes.repair(True, NOW, ()) is not None
+
+
+@MODE
+@CLIENT
+@given(
+    keep=st.integers(0, 3),
+    urgent=st.booleans(),
+    has_due=st.booleans(),
+    added=st.lists(st.tuples(st.sampled_from(Kind), st.booleans()), max_size=8),
+    excluded=st.integers(0, 2**9 - 1),
+)
+def test_repair_goes_on_what_may_carry_payload_and_never_on_what_its_stripe_uses(
+    mode: str, client: bool, keep: int, urgent: bool, has_due: bool, added: list[tuple[Kind, bool]], excluded: int
+) -> None:
+    rig = Rig(mode, client, keep)
+    allowed = rig.mode.carries(client)
+    due = [rig.due(allowed[0])] if has_due else []
+    idle = [rig.add(kind, confirmed) for kind, confirmed in added]
+    without = {carrier for place, carrier in enumerate(due + idle) if excluded >> place & 1}
+    spare = [carrier for carrier in idle if carrier.kind in allowed]
+    beyond = spare if urgent or len(spare) > keep else []
+    free = [carrier for carrier in due if carrier not in without] or [carrier for carrier in beyond if carrier not in without]
+    carrier = rig.routes.repair(urgent, NOW, without)
+    assert carrier in free if free else carrier is None
+
+
+def test_urgent_repair_rather_goes_where_no_hello_may_be_stuck() -> None:
+    rig = Rig("fling", client=True)
+    known, unknown = rig.add(Kind.FLING), rig.add(Kind.FLING, confirmed=False)
+    assert rig.routes.repair(False, NOW, ()) is unknown, "the newest"
+    assert rig.routes.repair(True, NOW, ()) is known
+    assert rig.routes.repair(True, NOW, {known}) is unknown
+    assert rig.routes.repair(True, NOW, {known, unknown}) is None
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_repair_too_leaves_the_lassoes_that_the_server_wants(urgent: bool) -> None:
+    rig = Rig("lasso", client=True)
+    rig.peer.state(0, 2, 3, NOW)
+    for count in (1, 2, 3):
+        rig.add(Kind.LASSO)
+        assert (rig.routes.repair(urgent, NOW, ()) is not None) == (count > 2)
+
+
 def test_what_was_lost_has_retry_carriers() -> None:
     rig = Rig("fling", client=True)
     rig.add(Kind.FLING)
