@@ -44,6 +44,7 @@ CLOSE: Final[int]
 STREAM: Final[int]
 SKIP: Final[int]
 GONE: Final[int]
+ASK: Final[int]
 DATAGRAM: Final[int]
 
 # Verdicts of ReplayWindow.check.
@@ -95,6 +96,8 @@ class ShotWriter:
         """What this end gets of the stream below `offset` it needs no more."""
     def gone(self, number: int) -> None:
         """The carrier whose hello had this number was given up."""
+    def ask(self, number: int) -> None:
+        """Whether the shot of this number arrived is to be said again."""
     def datagram(self, flow_id: int, number: int, stamp: int, deadline: int, total: int, offset: int, data: Buffer) -> None:
         """A datagram of `total` bytes, at most MAX_DATAGRAM, or where `data` is shorter the fragment from `offset` on.
 
@@ -124,7 +127,7 @@ def open_frames(aead: Aead, record: bytes) -> tuple[int, int, list[tuple[Any, ..
 
     (PING,) · (ACK, answered, delay_us, ranges, rebuilt) · (CREDIT, total) · (STREAM_CREDIT, id, limit) ·
     (RESET, id, code, final_size) · (CLOSE, code, reason) · (STREAM, id, offset, data, fin) · (SKIP, id, offset) ·
-    (GONE, number) · (DATAGRAM, flow, number, stamp, deadline, total, offset, data)
+    (GONE, number) · (ASK, number) · (DATAGRAM, flow, number, stamp, deadline, total, offset, data)
 
     Stamp and deadline are -1 in a datagram that is not timed; a whole one has its length as total and 0 as offset.
     `data` is bytes, or a memoryview of the opened body when it is at least half of it.

@@ -48,6 +48,7 @@ cpdef enum:
     STREAM = 0x08
     SKIP = 0x0c
     GONE = 0x0d
+    ASK = 0x0e
     DATAGRAM = 0x10
 
 cpdef enum:
@@ -380,6 +381,10 @@ cdef class ShotWriter:
     def gone(self, number):
         """The carrier whose hello had this number was given up."""
         self._put_frame(GONE, (number,))
+
+    def ask(self, number):
+        """Whether the shot of this number arrived is to be said again."""
+        self._put_frame(ASK, (number,))
 
     def datagram(self, flow_id, number, stamp, deadline, total, offset, data):
         """A datagram of `total` bytes, or the fragment of it from `offset` on; timed unless `stamp` is below 0."""
@@ -714,6 +719,8 @@ cdef tuple _read_frame(_Cursor* cursor, bytes body):
         return SKIP, _read_varint(cursor), _read_varint(cursor)
     if kind == GONE:
         return GONE, _read_varint(cursor)
+    if kind == ASK:
+        return ASK, _read_varint(cursor)
     if kind == CLOSE:
         return _read_close(cursor)
     raise RemoteProtocolError(f"unknown frame type {kind:#x}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 if TYPE_CHECKING:
     from tcsplitter._core import ShotWriter
     from tcsplitter.scheduler import Source
+    from tcsplitter.streams import Stream
 
 
 class Control(IntEnum):
@@ -18,6 +19,11 @@ class Control(IntEnum):
     CREDIT = 2
     PING = 3
     SKIP = 4
+    ASK = 5
+
+
+ControlFrame = tuple[Control, Union["Stream", int, None]]
+"""A kind, and what it is about: a stream, for ASK the number of a shot, or nothing."""
 
 
 class Chunk:

@@ -15,7 +15,7 @@ from tcsplitter._core import Fec
 if TYPE_CHECKING:
     from tcsplitter.carrier import Carrier
     from tcsplitter.lateness import Lateness
-    from tcsplitter.recovery import Recovery
+    from tcsplitter.recovery import Recovery, SentShot
     from tcsplitter.shared import Handling
 
 AUTO_DATA = 10
@@ -92,20 +92,21 @@ class Stripes:
         """Shots of the stripe that is open."""
         return len(self._open.numbers) if self._open is not None else 0
 
-    def add(self, number: int, sealed: bytes, carrier: Carrier, others: float, urgent: bool, now: float) -> None:
+    def add(self, shot: SentShot, sealed: bytes, others: float, urgent: bool, now: float) -> None:
         """A data shot left; `others`: carriers that are left for further shots of its stripe."""
         if len(sealed) > MAX_SHOT:
             return
         stripe = self._open
-        if stripe is not None and (carrier in stripe.carriers or len(sealed) > SIZE_JUMP * stripe.longest):
+        if stripe is not None and (shot.carrier in stripe.carriers or len(sealed) > SIZE_JUMP * stripe.longest):
             self.close(now)
             stripe = None
         if stripe is None:
             stripe = self._open = Stripe(now)
-        stripe.numbers.append(number)
+        shot.covered = True
+        stripe.numbers.append(shot.number)
         stripe.sealed.append(sealed)
         stripe.longest = max(stripe.longest, len(sealed))
-        stripe.carriers.add(carrier)
+        stripe.carriers.add(shot.carrier)
         stripe.urgent &= urgent
         if len(stripe.numbers) >= self._data or others <= self._parity:
             self.close(now)
@@ -136,7 +137,22 @@ class Stripes:
             self._bytes += count * len(blocks[0])
             while self._bytes > MAX_WAITING_BYTES:
                 self._drop()
+        else:
+            self._uncover(stripe)
         stripe.sealed.clear()
+
+    def forget(self) -> None:
+        """The line is full: what was sent gets no parity."""
+        if self._open is not None:
+            self._uncover(self._open)
+        self._open = None
+        while self._waiting:
+            self._drop()
+
+    def _uncover(self, stripe: Stripe) -> None:
+        for number in stripe.numbers:
+            if (shot := self._recovery.sent.get(number)) is not None:
+                shot.covered = False
 
     def next(self, now: float) -> Parity | None:
         """The parity that is to be sent next; what nobody needs any more is dropped."""

@@ -10,6 +10,7 @@ from cryptography.exceptions import InvalidTag
 
 from tcsplitter._core import (
     ACK,
+    ASK,
     CLOSE,
     CREDIT,
     DATAGRAM,
@@ -33,6 +34,7 @@ from tcsplitter.chunks import Control
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.modes import Kind
 from tcsplitter.rebuild import Rebuilder
+from tcsplitter.streams import Stream
 
 if TYPE_CHECKING:
     from tcsplitter.acks import Acks
@@ -97,6 +99,7 @@ class Receiver:
             RESET: self._on_reset,
             CLOSE: on_close,
             SKIP: streams.pass_by,
+            ASK: self._on_ask,
             GONE: self._on_gone if config.client else self._on_foreign,
             STREAM: self._on_foreign if config.datagrams else self._on_stream,
             DATAGRAM: self._on_datagram if config.datagrams else self._on_foreign,
@@ -164,10 +167,10 @@ class Receiver:
         want, held, frames = open_frames(epoch.open, sealed)
         if sealed[0] & HELLO:
             raise RemoteProtocolError("sent a hello where none is allowed")
-        self._replay.mark(number)
         self._opened(epoch, len(sealed))
         self._peer.state(number, want, held, self._now)
         if self._has_room(frames):
+            self._replay.mark(number)
             self._acks.add(number)
             elicits = self._act_on(frames)
             if self._payload_came:
@@ -292,9 +295,16 @@ class Receiver:
             self._counters.hedges_won += shot.is_twin
         for chunk in shot.chunks:
             chunk.source.chunk_acked(chunk)
-        for kind, stream in shot.control:
-            if kind == Control.RESET and stream is not None:
-                stream.reset_acked()
+        for kind, subject in shot.control:
+            if kind == Control.RESET and isinstance(subject, Stream):
+                subject.reset_acked()
+
+    def _on_ask(self, number: int) -> None:
+        """All acks of a shot that arrived were lost, or it did not arrive."""
+        if number in self.rebuilder.rebuilt:
+            self._acks.add_rebuilt(number, self._ack_delay(), self._now)
+        elif self._replay.check(number) == SEEN:
+            self._acks.add(number)
 
     def _on_gone(self, hello: int) -> None:
         carrier = self._carriers.greeted.get(hello)

@@ -19,9 +19,8 @@ from tcsplitter.lateness import Lateness
 if TYPE_CHECKING:
     from tcsplitter._core import Ranges
     from tcsplitter.carrier import Carrier
-    from tcsplitter.chunks import Control
+    from tcsplitter.chunks import ControlFrame
     from tcsplitter.scheduler import Portion
-    from tcsplitter.streams import Stream
 
 LOST_RTTS, LOST_SECONDS = 3.0, 1.0
 """A shot is taken for lost after the larger of these, without progress."""
@@ -62,8 +61,8 @@ class SentShot:
     """A data shot that was sent and what it held."""
 
     __slots__ = (
-        "by_time", "carrier", "chunks", "control", "copies", "delivered", "delivered_at", "is_twin", "judged_from", "late",
-        "limited", "number", "rebuilt", "sent_at", "settled", "size",
+        "by_time", "carrier", "chunks", "control", "copies", "covered", "delivered", "delivered_at", "is_twin", "judged_from",
+        "late", "limited", "number", "rebuilt", "sent_at", "settled", "size",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +72,7 @@ class SentShot:
         size: int,
         carrier: Carrier,
         chunks: list[Portion],
-        control: list[tuple[Control, Stream | None]],
+        control: list[ControlFrame],
     ) -> None:
         self.number = number
         self.sent_at = sent_at
@@ -90,6 +89,8 @@ class SentShot:
         """This one and its twins, where there are any."""
         self.is_twin = False
         """It was sent because of another copy."""
+        self.covered = False
+        """It belongs to a stripe, so it may arrive though its carrier is dead."""
         self.rebuilt = False
         """The other end has it by way of parity, and it is not known yet whether it was late."""
         self.settled = False

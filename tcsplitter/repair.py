@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from tcsplitter.carrier import Carrier, CarrierSet, Op
-from tcsplitter.chunks import Control
+from tcsplitter.chunks import Control, ControlFrame
 
 if TYPE_CHECKING:
     from tcsplitter.outbox import Outbox
     from tcsplitter.recovery import Recovery, SentShot
     from tcsplitter.scheduler import Portion
-    from tcsplitter.streams import Stream
     from tcsplitter.table import StreamTable
 
 
@@ -34,8 +34,12 @@ class Repair:
             else:
                 self._outbox.actions.append((Op.PROBE, carrier, b""))
 
-    def progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
-        """The kernel's answer: so many bytes wait in the send queue. While that shrinks, what is on the carrier is not lost."""
+    def progress(self, carrier: Carrier, outstanding: int, now: float) -> float:
+        """The kernel's answer: so many bytes wait in the send queue. While that shrinks, what is on the carrier is not lost.
+
+        When the youngest of what is taken for lost was sent.
+        """
+        lost_from = -inf
         progress = 0 < outstanding < carrier.outstanding and not carrier.closed
         carrier.outstanding = outstanding
         for shot in self._recovery.overdue(now):
@@ -48,6 +52,8 @@ class Repair:
                 self._hold(shot, now)
             else:
                 self._lose(shot.number, by_time=True, now=now)
+                lost_from = max(lost_from, shot.sent_at)
+        return lost_from
 
     def _cannot_be_replaced(self, shot: SentShot, now: float) -> bool:
         """Nothing would go again in place of its data, so the end of its carrier decides; of one that is closed already, age."""
@@ -56,18 +62,22 @@ class Repair:
         return not shot.carrier.closed or now < shot.sent_at + self._recovery.give_up_after
 
     def _hold(self, shot: SentShot, now: float) -> None:
-        """Judge its data later, but send the rest again, and ask elsewhere whether it arrived."""
+        """Judge its data later, but send the rest again, and ask elsewhere whether it arrived: its acks may be what was lost."""
         self._recovery.spare(shot, now)
         self._carriers.suspend(shot.carrier)
         self._replace([chunk for chunk in shot.chunks if not chunk.size], shot.control)
-        self._streams.queue_control(Control.PING)
+        self._streams.queue_control(Control.ASK, shot.number)
 
     def kill(self, carrier: Carrier, now: float) -> None:
-        """Reset a carrier that is dead or not to be trusted: all that it may still hold is lost."""
+        """Reset a carrier that is dead or not to be trusted: what it may still hold is lost, unless parity can make up for it."""
         self._counters.carriers_died += 1
         self._carriers.drop(carrier, Op.RESET)
         for number in carrier.sent:
-            self._lose(number, by_time=False, now=now)
+            shot = self._recovery.sent.get(number)
+            if shot is not None and shot.covered and self._cannot_be_replaced(shot, now):
+                self._hold(shot, now)
+            else:
+                self._lose(number, by_time=False, now=now)
 
     def _lose(self, number: int, by_time: bool, now: float) -> None:
         """A data shot is taken for lost."""
@@ -90,14 +100,14 @@ class Repair:
             return first
         return not any(copy.number in self._recovery.sent for copy in copies.shots)
 
-    def _replace(self, chunks: list[Portion], control: list[tuple[Control, Stream | None]]) -> None:
+    def _replace(self, chunks: list[Portion], control: list[ControlFrame]) -> None:
         """What was lost goes again, as far as its source wishes."""
         for chunk in chunks:
             if chunk.source.chunk_lost(chunk):
                 self._shared.schedule(chunk.source)
-        for kind, stream in control:
+        for kind, subject in control:
             if kind != Control.PING:
-                self._streams.queue_control(kind, stream)
+                self._streams.queue_control(kind, subject)
 
     def repeat_control(self, carrier: Carrier) -> None:
         """A carrier owes an answer: the control frames that it took go elsewhere as well."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tcsplitter._core import FINAL, ShotWriter, seal_hello
 from tcsplitter.carrier import TRIM_AT, Carrier, Op
-from tcsplitter.chunks import Control
+from tcsplitter.chunks import Control, ControlFrame
 from tcsplitter.errors import LocalProtocolError
 from tcsplitter.hedging import Hedger
 from tcsplitter.lateness import SMALL
@@ -27,13 +27,11 @@ if TYPE_CHECKING:
     from tcsplitter.recovery import Recovery
     from tcsplitter.scheduler import Portion
     from tcsplitter.shared import Shared
-    from tcsplitter.streams import Stream
     from tcsplitter.table import StreamTable
 
 MAX_WANT = 1024
 MAX_GONE = 64
 """Carriers in one shot that are said to be given up."""
-ControlFrames = list[tuple[Control, "Stream | None"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +263,7 @@ class Sender:
         elif shot.chunks:
             self._hedger.mind(shot)
         if shot.chunks and self._takes_parity() and not twinned:
-            self._stripes.add(shot.number, sealed, shot.carrier, self._others(shot.carrier), sparse, self._now)
+            self._stripes.add(shot, sealed, self._others(shot.carrier), sparse, self._now)
 
     def _takes_parity(self) -> bool:
         """Whether there is parity for what is sent now: where the line decides, none when it was full in the last RTT."""
@@ -307,7 +305,7 @@ class Sender:
             return scheduler.fill_lost(self._writer, recovery.chunks_left)
         return scheduler.fill(self._writer, recovery.chunks_left, recovery.may_send())
 
-    def _write_control(self, carrier: Carrier) -> ControlFrames:
+    def _write_control(self, carrier: Carrier) -> list[ControlFrame]:
         """Control frames wait for a sync carrier where there is one that answers."""
         if not self._streams.has_control or (carrier.kind is not Kind.SYNC and self._routes.sync(self._now) is not None):
             return []
@@ -322,7 +320,7 @@ class Sender:
         held = len(self._carriers.idle[self._carriers.payload[0]])
         self._writer.begin(self.want(), held)
 
-    def _seal_data(self, carrier: Carrier, chunks: list[Portion], control: ControlFrames) -> tuple[SentShot, bytes]:
+    def _seal_data(self, carrier: Carrier, chunks: list[Portion], control: list[ControlFrame]) -> tuple[SentShot, bytes]:
         """Seal and send the body that was built as a shot that asks for an ack; the shot, and as it went."""
         final = carrier.tx_left == 1 or carrier.rx_final
         carrier.tx_left -= 1

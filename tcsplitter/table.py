@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tcsplitter._core import RangeSet
-from tcsplitter.chunks import Control
+from tcsplitter.chunks import Control, ControlFrame
 from tcsplitter.credit import ReceiveWindow
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.streams import BY_PROGRAM, TOO_MANY, Stream
@@ -35,7 +35,7 @@ class StreamTable:
         self._open: dict[int, Stream] = {}
         self._next_id = 0
         self._closed = RangeSet()
-        self._control: dict[tuple[Control, Stream | None], None] = {}
+        self._control: dict[ControlFrame, None] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -111,28 +111,26 @@ class StreamTable:
 
     # ---------------------------------------------------------------------------- control frames
 
-    def queue_control(self, kind: Control, stream: Stream | None = None) -> None:
+    def queue_control(self, kind: Control, subject: Stream | int | None = None) -> None:
         """Have a control frame sent soon."""
         self.shared.touch()
-        self._control[(kind, stream)] = None
+        self._control[(kind, subject)] = None
 
     @property
     def has_control(self) -> bool:
         """Control frames wait."""
         return bool(self._control)
 
-    def write_control(self, writer: ShotWriter) -> list[tuple[Control, Stream | None]]:
+    def write_control(self, writer: ShotWriter) -> list[ControlFrame]:
         """Write the control frames that wait to a shot's body, as things stand now."""
         control = list(self._control)[:MAX_CONTROL]
         for item in control:
             del self._control[item]
-            kind, stream = item
-            if kind == Control.RESET and stream is not None:
-                writer.reset(stream.id, stream.sent_reset or BY_PROGRAM, stream.final_size)
-            elif kind == Control.STREAM_CREDIT and stream is not None:
-                writer.stream_credit(stream.id, stream.credit_limit)
-            elif kind == Control.SKIP and stream is not None:
-                writer.skip(stream.id, stream.incoming.read_offset)
+            kind, subject = item
+            if isinstance(subject, Stream):
+                _write_of_stream(writer, kind, subject)
+            elif subject is not None:
+                writer.ask(subject)
             elif kind == Control.CREDIT:
                 writer.credit(self.receiving.limit)
             else:
@@ -171,3 +169,12 @@ class StreamTable:
         self.shared.touch()
         if self.receiving.give_back(count):
             self.queue_control(Control.CREDIT)
+
+
+def _write_of_stream(writer: ShotWriter, kind: Control, stream: Stream) -> None:
+    if kind == Control.RESET:
+        writer.reset(stream.id, stream.sent_reset or BY_PROGRAM, stream.final_size)
+    elif kind == Control.STREAM_CREDIT:
+        writer.stream_credit(stream.id, stream.credit_limit)
+    else:
+        writer.skip(stream.id, stream.incoming.read_offset)

@@ -7,7 +7,7 @@ from typing import Any, cast
 from shots import AEAD
 
 from tcsplitter._core import CREDIT, RESET, STREAM, STREAM_CREDIT, ShotWriter, open_frames
-from tcsplitter.chunks import Chunk, Control
+from tcsplitter.chunks import Chunk, Control, ControlFrame
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS
 from tcsplitter.shared import Handling, Shared
 from tcsplitter.streams import BY_PROGRAM, Stream
@@ -21,7 +21,7 @@ Frame = tuple[Any, ...]
 class Shot:
     """What a shot carries: frames for the other end, and what its sender remembers of it."""
 
-    def __init__(self, frames: list[Frame], chunks: list[Chunk], control: list[tuple[Control, Stream | None]]) -> None:
+    def __init__(self, frames: list[Frame], chunks: list[Chunk], control: list[ControlFrame]) -> None:
         self.frames = frames
         self.chunks = chunks
         self.control = control
@@ -66,16 +66,16 @@ class End:
     def acked(self, shot: Shot) -> None:
         for chunk in shot.chunks:
             chunk.source.chunk_acked(chunk)
-        for kind, stream in shot.control:
-            if kind == Control.RESET and stream is not None:
-                stream.reset_acked()
+        for kind, subject in shot.control:
+            if kind == Control.RESET and isinstance(subject, Stream):
+                subject.reset_acked()
 
     def lost(self, shot: Shot) -> None:
         for chunk in shot.chunks:
             if chunk.source.chunk_lost(chunk):
                 self.shared.schedule(chunk.source)
-        for kind, stream in shot.control:
-            self.table.queue_control(kind, stream)
+        for kind, subject in shot.control:
+            self.table.queue_control(kind, subject)
 
     def balanced(self) -> bool:
         """Nothing is open, held, or waits."""

@@ -84,6 +84,7 @@ GOLDEN_BODIES: list[tuple[str, Callable[[ShotWriter], None], str, list[tuple[Any
     ),
     ("fin", lambda w: w.stream(64, 16_384, b"", True), "01020304 09 4040 80004000 00", [(_core.STREAM, 64, 16_384, b"", True)]),
     ("skip", lambda w: w.skip(8, 65_536), "01020304 0c 08 80010000", [(_core.SKIP, 8, 65_536)]),
+    ("ask", lambda w: w.ask(65_536), "01020304 0e 80010000", [(_core.ASK, 65_536)]),
     ("gone", lambda w: w.gone(65_536), "01020304 0d 80010000", [(_core.GONE, 65_536)]),
     (
         "datagram",
@@ -131,7 +132,7 @@ def test_constants_are_those_of_the_protocol() -> None:
     assert (FINAL, HELLO, PARITY) == (1, 2, 4)
     kinds = (_core.PING, _core.ACK, _core.CREDIT, _core.STREAM_CREDIT, _core.RESET, _core.CLOSE, _core.STREAM)
     assert kinds == (1, 2, 4, 5, 6, 7, 8)
-    assert (_core.SKIP, _core.GONE, _core.DATAGRAM) == (12, 13, 16)
+    assert (_core.SKIP, _core.GONE, _core.ASK, _core.DATAGRAM) == (12, 13, 14, 16)
 
 
 # --- What is written is what is read.
@@ -169,6 +170,7 @@ frames_strategy = st.lists(
         st.tuples(st.just(_core.STREAM), varints, st.integers(0, MAX_VARINT - 300), st.binary(max_size=300), st.booleans()),
         st.tuples(st.just(_core.SKIP), varints, varints),
         st.tuples(st.just(_core.GONE), varints),
+        st.tuples(st.just(_core.ASK), varints),
         datagrams(),
     ),
     max_size=16,  # of the longest datagrams no more fit into a body
@@ -184,6 +186,7 @@ ADDERS: dict[int, Callable[..., None]] = {
     _core.STREAM: ShotWriter.stream,
     _core.SKIP: ShotWriter.skip,
     _core.GONE: ShotWriter.gone,
+    _core.ASK: ShotWriter.ask,
     _core.DATAGRAM: ShotWriter.datagram,
 }
 

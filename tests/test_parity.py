@@ -43,9 +43,11 @@ class Rig:
         """A data shot leaves."""
         carrier = on or Carrier(Kind.FLING, 0.0)
         sealed = self.sealed[self.number] = random.Random(self.number).randbytes(size)
-        self.recovery.on_sent(shot(self.number, self.now, size), more_waits=True)
+        sent = shot(self.number, self.now, size)
+        sent.carrier = carrier
+        self.recovery.on_sent(sent, more_waits=True)
         self.on[self.number] = carrier
-        self.stripes.add(self.number, sealed, carrier, others, urgent, self.now)
+        self.stripes.add(sent, sealed, others, urgent, self.now)
         self.number += 1
         return carrier
 

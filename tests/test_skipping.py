@@ -8,7 +8,7 @@ import pytest
 from peer import Peer, Server, ack, ping, stream
 from stream_ends import NOW, End, Frame, Shot
 
-from tcsplitter._core import PING, RESET, SKIP, STREAM, STREAM_CREDIT
+from tcsplitter._core import ASK, RESET, SKIP, STREAM, STREAM_CREDIT
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.options import Playout, Retries
 from tcsplitter.recovery import GIVE_UP_SECONDS, LOST_SECONDS
@@ -260,7 +260,7 @@ def test_only_the_end_of_its_carrier_makes_a_payload_lost(retries: Retries, arri
     assert (counted.payloads_given_up, peer.stream(0).sent_reset) == (0, None)
     # Whether it came is asked on another carrier: its ack may be what was lost.
     asked = [frame[0] for frame in peer.read(free)]
-    assert PING in asked
+    assert ASK in asked
     assert STREAM not in asked
     if arrived:
         for number in range(4):
