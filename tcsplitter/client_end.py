@@ -359,7 +359,7 @@ class ClientEnd:
             self.session.id = answer.session_id
         elif self._unheard_for(now) >= STALL_SECONDS or (self.session.suspect and now - self.session.heard_at >= STALL_SECONDS):
             self.session.distrust_idle(now)
-        self.session.trust()
+        self.session.trust(now)
         self._instance = answer.instance
         self.session.set_peer_skip(answer.skip)
         self.session.expect_parity(answer.parity)

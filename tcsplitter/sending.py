@@ -208,9 +208,8 @@ class Sender:
         """Send once more what a shot holds, its control frames alone or its payload too, on this carrier, if there is one."""
         if carrier is None:
             return False
-        for kind, stream in shot.control:
-            if kind != Control.PING:
-                self._streams.queue_control(kind, stream)
+        for kind, subject in shot.control:
+            self._streams.queue_control(kind, subject)
         self._begin_body()
         control = self._streams.write_control(self._writer)
         chunks = [chunk for chunk in shot.chunks if payload and not chunk.acked]
@@ -271,8 +270,6 @@ class Sender:
 
     def _hedge(self, shot: SentShot) -> bool:
         """A small shot of streams that are not busy has left: whether it got twins at once."""
-        if not shot.chunks and all(kind == Control.PING for kind, _ in shot.control):
-            return False
         self._hedger.watch(shot)
         twins = self._hedger.twins_at_once(shot.size, self._now) if shot.chunks else 0
         while twins and self._send_twin(shot, self._routes.repair(False, self._now, _carriers(shot))):

@@ -72,6 +72,8 @@ class Session:
         """Nothing was under way or waited when `flush` ended."""
         self.epochs_made = 0
         """Server: how many handshakes were answered for this session."""
+        self._trusted_at = now
+        """When the other end was last known to live, but for what it said in shots."""
         self.now = now
         self.enter(now)
 
@@ -98,9 +100,10 @@ class Session:
         """Something happened that a restart of the other end would explain."""
         return self._receiver.suspect
 
-    def trust(self) -> None:
+    def trust(self, now: float) -> None:
         """The other end is known to live."""
         self._receiver.suspect = False
+        self._trusted_at = now
 
     def begin_again(self, now: float) -> None:
         """Client: the same server has dropped the session before anything reached it, so all can be sent again in another one."""
@@ -194,9 +197,8 @@ class Session:
     def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
         """The answer to a PROBE: so many bytes wait in the send queue."""
         self.enter(now)
-        lost = self.counters.shots_lost
-        self._repair.progress(carrier, outstanding, now)
-        self._receiver.suspect |= self.counters.shots_lost > lost
+        lost_from = self._repair.progress(carrier, outstanding, now)
+        self._receiver.suspect |= lost_from > max(self.heard_at, self._trusted_at)
 
     def drop_idle(self) -> None:
         """Reset all idle carriers: the machine slept, and they are likely dead."""
