@@ -121,8 +121,12 @@ class Scheduler:
 
     def _charge(self, stream: Source, count: int) -> None:
         stream.deficit -= count
-        if stream.deficit <= 0:
+        turn_is_over = stream.deficit <= 0
+        if turn_is_over:
             stream.deficit += self._size
+        if not stream.wants_to_send:
+            self._remove(stream)
+        elif turn_is_over:
             self._remove(stream)
             stream.queue = self.bulk
             self.bulk.append(stream)

@@ -158,12 +158,19 @@ class Sender:
         """Send parity, control frames, sparse streams and bulk, in that order."""
         more = True
         while more:
-            if self._stripes:
+            if self._stripes and not self._stripes.auto:
                 self._send_parity()
             more = self._send_next()
         if self._shared.scheduler.bulk:
             self._full_at = self._now
-        elif self._stripes.auto:  # parity does not wait for more shots when nothing else waits
+        if self._stripes.auto:
+            self._send_auto_parity()
+
+    def _send_auto_parity(self) -> None:
+        """Where the line decides, parity does not wait for more shots when nothing else waits, and yields when it is full."""
+        if self._full_at == self._now:
+            self._stripes.forget()
+        else:
             self._stripes.close(self._now)
             self._send_parity()
 
