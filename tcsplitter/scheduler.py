@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from tcsplitter._core import ShotWriter
 
-MAX_CHUNKS = 2_048
+MAX_CHUNKS = 384
 """Chunks in one shot; with control frames they stay below the limit of a body."""
 SPARSE_BYTES = 10_000
 """A stream with more than that, or than a payload where that is less, unsent and unacknowledged is bulk."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_STREAMS = 16_384
 """Open streams of a session."""
-MAX_CONTROL = 512
+MAX_CONTROL = 256
 """Control frames in one shot."""
 
 

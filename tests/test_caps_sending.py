@@ -11,7 +11,17 @@ from peer import KEY, Peer, Server, fresh_ephemeral, request
 from tcsplitter import (
     handshake,
 )
-from tcsplitter._core import STREAM, STREAM_CREDIT, ShotReader, open_frames
+from tcsplitter._core import (
+    MAX_ACK_RANGES,
+    MAX_SEALED,
+    MAX_VARINT,
+    STREAM,
+    STREAM_CREDIT,
+    TAG_SIZE,
+    ShotReader,
+    ShotWriter,
+    open_frames,
+)
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.client_end import MAX_ATTEMPTS, ClientConfig, ClientEnd
@@ -24,7 +34,7 @@ from tcsplitter.outbox import Outbox
 from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, DialBudget, Pool
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery, SentShot
 from tcsplitter.scheduler import MAX_CHUNKS
-from tcsplitter.sending import MAX_WANT, SessionConfig
+from tcsplitter.sending import MAX_GONE, MAX_WANT, SessionConfig
 from tcsplitter.session import Session
 from tcsplitter.shared import Handling
 from tcsplitter.streams import INITIAL_WINDOW, MAX_UNSENT
@@ -96,6 +106,27 @@ def test_control_frames_in_a_shot() -> None:
     counts = [sum(frame[0] == STREAM_CREDIT for frame in shot) for shot in client.shots()]
     assert counts[0] == MAX_CONTROL
     assert sum(counts) == MAX_CONTROL + 1
+
+
+@pytest.mark.parametrize("datagrams", [False, True])
+def test_a_payload_of_any_shape_fits_into_a_shot_with_all_that_may_stand_beside_it(datagrams: bool) -> None:
+    ids, far = 2**30 - 1, MAX_VARINT - MAX_PAYLOAD
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    for number in range(MAX_CONTROL):
+        writer.ask(far + number) if datagrams else writer.reset(ids, 1, far)
+    for number in range(MAX_CHUNKS):
+        data = bytes(MAX_PAYLOAD // MAX_CHUNKS + (number < MAX_PAYLOAD % MAX_CHUNKS))
+        if datagrams:
+            fragment = 4 if number in (0, MAX_CHUNKS - 1) else 0
+            writer.datagram(ids, far, far, 60_000, len(data) + fragment, fragment, data)
+        else:
+            writer.stream(ids, far, data, False)
+    for number in range(MAX_GONE):
+        writer.gone(far + number)
+    ranges = [(far - 2**32 * n, far - 2**32 * n) for n in range(MAX_ACK_RANGES)]
+    writer.ack(far, 2**30 - 1, ranges, ranges)
+    assert MAX_PAYLOAD < writer.size <= MAX_SEALED - TAG_SIZE
 
 
 @pytest.mark.parametrize(("size", "ahead"), [(10_000, MAX_UNSENT), (MAX_UNSENT, 2 * MAX_UNSENT), (MAX_PAYLOAD, 2 * MAX_PAYLOAD)])
