@@ -129,9 +129,14 @@ class Lateness:
             twins += 1
         return twins
 
+    @property
+    def needs_parity(self) -> bool:
+        """The line makes shots late, not a queue."""
+        return self.share >= CLEAN_SHARE and not self.queueing
+
     def parity(self, data: int) -> int:
         """Parity shots that a stripe of so many data shots needs, so that few have more late ones; at most as many, or two."""
-        if self.share < CLEAN_SHARE or self.queueing:
+        if not self.needs_parity:
             return 0
         parity, most = 0, max(data, 2)
         while parity < most and _more_than(parity, data + parity, self.share) > FAILED_STRIPES:

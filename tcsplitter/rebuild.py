@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_KEPT, MAX_KEPT_BYTES = 8_192, 16 * 1024 * 1024
 """Shots that are kept without it being known whether parity will need them; beyond either the oldest are forgotten."""
+QUIET_BYTES = 1024 * 1024
+"""The same while no parity has come for KEEP_SECONDS: on a clean line, or a full one, none does but for the last of a burst."""
 MAX_STRIPES, MAX_STRIPE_BYTES = 256, 16 * 1024 * 1024
 """Stripes that wait for shots, and what is kept for them; beyond either the oldest is given up."""
 KEEP_SECONDS, SWEEP_SECONDS = 10.0, 1.0
@@ -59,7 +61,10 @@ class Rebuilder:
         self._has = has
         self._kept: dict[int, bytes] = {}
         self._kept_until: deque[tuple[float, int]] = deque()
+        """Those that were released since are still among them."""
         self._kept_bytes = 0
+        self._quiet_from = -inf
+        """Until then parity came lately."""
         self._stripes: dict[int, _Stripe] = {}
         """Those that wait, by their first number, oldest first."""
         self._ready: dict[int, _Stripe] = {}
@@ -88,12 +93,14 @@ class Rebuilder:
         self._kept[number] = record
         self._kept_bytes += len(record)
         self._kept_until.append((now + KEEP_SECONDS, number))
-        while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
+        most = MAX_KEPT_BYTES if now < self._quiet_from else QUIET_BYTES
+        while len(self._kept_until) > MAX_KEPT or self._kept_bytes > most:
             self._forget_oldest()
 
     def parity(self, number: int, index: int, count: int, numbers: list[int], block: memoryview, now: float) -> None:
         """A parity shot came: block `index` of `count` over the shots of `numbers`."""
         self.keeping = True
+        self._quiet_from = now + KEEP_SECONDS
         first = numbers[0]
         if first in self._done:
             return
@@ -115,6 +122,7 @@ class Rebuilder:
     def _begin(self, number: int, count: int, numbers: list[int], length: int, now: float) -> _Stripe | None:
         """A stripe of which nothing was known; None if it lacks nothing, or cannot be one."""
         if all(map(self._has, numbers)):
+            self._release(numbers)
             self._finish(numbers[0])
             return None
         if not number - REPLAY_WINDOW < numbers[0] <= numbers[-1] < number or any(n in self._waits_for for n in numbers):
@@ -187,7 +195,13 @@ class Rebuilder:
         for number in stripe.numbers:
             del self._waits_for[number]
         self._stripe_bytes -= stripe.size
+        self._release(stripe.numbers)
         self._finish(stripe.numbers[0])
+
+    def _release(self, numbers: list[int]) -> None:
+        """Their stripe is over."""
+        for number in numbers:
+            self._kept_bytes -= len(self._kept.pop(number, b""))
 
     def _finish(self, first: int) -> None:
         self._done[first] = None
@@ -196,7 +210,7 @@ class Rebuilder:
 
     def _forget_oldest(self) -> None:
         _, number = self._kept_until.popleft()
-        self._kept_bytes -= len(self._kept.pop(number))
+        self._kept_bytes -= len(self._kept.pop(number, b""))
 
     # ------------------------------------------------------------------------------------ time
 

@@ -254,7 +254,7 @@ class Sender:
             self._writer.gone(self._gone.popleft())
         self._write_ack(carrier)
         shot, sealed = self._seal_data(carrier, chunks, control)
-        if shot.size <= SMALL or self._stripes.used:
+        if shot.size <= SMALL or self._takes_parity():
             self._protect(shot, sealed)
         else:
             self._hedger.mind(shot)
@@ -273,7 +273,9 @@ class Sender:
 
     def _takes_parity(self) -> bool:
         """Whether there is parity for what is sent now: where the line decides, none when it was full in the last RTT."""
-        return self._stripes.used and not (self._stripes.auto and self._now < self._full_at + self._recovery.rtt)
+        if not self._stripes.auto:
+            return self._stripes.used
+        return self._recovery.lateness.needs_parity and self._now >= self._full_at + self._recovery.rtt
 
     def _hedge(self, shot: SentShot) -> bool:
         """A small shot of streams that are not busy has left: whether it got twins at once."""

@@ -70,7 +70,7 @@ class Rig:
         """Nothing is kept that is not accounted for."""
         own = self.rebuilder
         assert own._kept_bytes == sum(map(len, own._kept.values()))
-        assert len(own._kept) == len(own._kept_until)
+        assert own._kept.keys() <= {number for _, number in own._kept_until}
         assert own._stripe_bytes == sum(
             sum(map(len, each.shots.values())) + sum(map(len, each.blocks.values())) for each in own._stripes.values()
         )

@@ -300,6 +300,8 @@ def test_shots_that_are_kept_for_parity() -> None:
 def test_bytes_that_are_kept_for_parity() -> None:
     rig = Rig()
     rig.session.expect_parity(True)
+    rig.peer.send(rig.line, stream(0, 0, b""))
+    rig.peer.send(rig.line, parity_over([rig.peer.number - 1]))
     size, offset = 60_000, 0
     while offset < MAX_KEPT_BYTES + 2 * MAX_PAYLOAD:
         rig.peer.send(rig.line, stream(offset // size * 2, 0, bytes(size)))

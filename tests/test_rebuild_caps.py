@@ -16,6 +16,7 @@ from tcsplitter.rebuild import (
     MAX_REBUILT,
     MAX_STRIPE_BYTES,
     MAX_STRIPES,
+    QUIET_BYTES,
     SWEEP_SECONDS,
 )
 
@@ -84,14 +85,30 @@ def test_shots_that_are_kept() -> None:
     rig.check()
 
 
-def test_bytes_that_are_kept() -> None:
+@pytest.mark.parametrize(("parity_comes", "most"), [(True, MAX_KEPT_BYTES), (False, QUIET_BYTES)])
+def test_bytes_that_are_kept(parity_comes: bool, most: int) -> None:
     rig = Rig()
-    half = bytes(MAX_KEPT_BYTES // 2)
+    rig.shot(10)
+    rig.parity([10], 0, 1)
+    rig.now += 0 if parity_comes else KEEP_SECONDS
+    half = bytes(most // 2)
     for number in (0, 1):
-        rig.rebuilder.arrived(number, half, NOW)
-    assert rig.rebuilder.held == MAX_KEPT_BYTES
-    rig.rebuilder.arrived(2, b"x", NOW)
+        rig.rebuilder.arrived(number, half, rig.now)
+    assert rig.rebuilder.held == most
+    rig.rebuilder.arrived(2, b"x", rig.now)
     assert list(rig.rebuilder._kept) == [1, 2]
+    rig.check()
+
+
+def test_shots_of_stripes_that_are_over_are_kept_no_longer() -> None:
+    rig = Rig()
+    for number in range(6):
+        rig.shot(number)
+    rig.parity([0, 1, 2], 0, 1)
+    assert list(rig.rebuilder._kept) == [3, 4, 5]
+    rig.parity([4, 5, 6], 0, 1)
+    assert 6 in rig.taken
+    assert list(rig.rebuilder._kept) == [3]
     rig.check()
 
 
