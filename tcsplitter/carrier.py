@@ -225,9 +225,9 @@ class CarrierSet:
 
     def take(self, reserve: int, sure: bool = False, without: Collection[Carrier] = ()) -> Carrier | None:
         """One for payload: one that is due anyway, else an idle one beyond `reserve`; `sure` and `without` as in `take_idle`."""
-        _first(self.due)
+        _prune(self.due)
         for due in self.due:
-            if not (due.closed or due.ack_by == inf or due.backlog or due in without):
+            if _is_due(due) and not due.backlog and due not in without:
                 return due
         if self.count_idle() > reserve:
             for kind in self.payload:
@@ -316,6 +316,16 @@ class CarrierSet:
 
 def _first(due: deque[Carrier]) -> Carrier | None:
     """The first that is still due."""
-    while due and (due[0].closed or due[0].ack_by == inf):
-        due.popleft()
+    _prune(due)
     return due[0] if due else None
+
+
+def _prune(due: deque[Carrier]) -> None:
+    """Let go of those in front that are not due any more."""
+    while due and not _is_due(due[0]):
+        due.popleft()
+
+
+def _is_due(carrier: Carrier) -> bool:
+    """Whether it was neither used nor closed since it was made due."""
+    return carrier.ack_by != inf and not carrier.closed

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tcsplitter._core import ShotWriter
     from tcsplitter.scheduler import Source
-    from tcsplitter.streams import Stream
 
 
 class Control(IntEnum):
@@ -20,10 +19,6 @@ class Control(IntEnum):
     PING = 3
     SKIP = 4
     ASK = 5
-
-
-ControlFrame = tuple[Control, Union["Stream", int, None]]
-"""A kind, and what it is about: a stream, for ASK the number of a shot, or nothing."""
 
 
 class Chunk:

@@ -64,7 +64,7 @@ class Rebuilder:
         """Those that were released since are still among them."""
         self._kept_bytes = 0
         self._quiet_from = -inf
-        """Until then parity came lately."""
+        """When no parity will have come for KEEP_SECONDS, unless some comes before."""
         self._stripes: dict[int, _Stripe] = {}
         """Those that wait, by their first number, oldest first."""
         self._ready: dict[int, _Stripe] = {}

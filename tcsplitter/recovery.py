@@ -19,8 +19,8 @@ from tcsplitter.lateness import Lateness
 if TYPE_CHECKING:
     from tcsplitter._core import Ranges
     from tcsplitter.carrier import Carrier
-    from tcsplitter.chunks import ControlFrame
     from tcsplitter.scheduler import Portion
+    from tcsplitter.table import ControlFrame
 
 LOST_RTTS, LOST_SECONDS = 3.0, 1.0
 """A shot is taken for lost after the larger of these, without progress."""

@@ -6,13 +6,13 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from tcsplitter.carrier import Carrier, CarrierSet, Op
-from tcsplitter.chunks import Control, ControlFrame
+from tcsplitter.chunks import Control
 
 if TYPE_CHECKING:
     from tcsplitter.outbox import Outbox
     from tcsplitter.recovery import Recovery, SentShot
     from tcsplitter.scheduler import Portion
-    from tcsplitter.table import StreamTable
+    from tcsplitter.table import ControlFrame, StreamTable
 
 
 class Repair:
@@ -37,7 +37,7 @@ class Repair:
     def progress(self, carrier: Carrier, outstanding: int, now: float) -> float:
         """The kernel's answer: so many bytes wait in the send queue. While that shrinks, what is on the carrier is not lost.
 
-        When the youngest of what is taken for lost was sent.
+        Returns when the youngest of what is taken for lost was sent; minus infinity if nothing is.
         """
         lost_from = -inf
         progress = 0 < outstanding < carrier.outstanding and not carrier.closed

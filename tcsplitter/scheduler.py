@@ -121,15 +121,14 @@ class Scheduler:
 
     def _charge(self, stream: Source, count: int) -> None:
         stream.deficit -= count
-        turn_is_over = stream.deficit <= 0
+        turn_is_over, waits = stream.deficit <= 0, stream.wants_to_send
         if turn_is_over:
             stream.deficit += self._size
-        if not stream.wants_to_send:
+        if turn_is_over or not waits:
             self._remove(stream)
-        elif turn_is_over:
-            self._remove(stream)
-            stream.queue = self.bulk
-            self.bulk.append(stream)
+            if waits:
+                stream.queue = self.bulk
+                self.bulk.append(stream)
 
     def _remove(self, stream: Source) -> None:
         stream.queue.popleft()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tcsplitter._core import FINAL, ShotWriter, seal_hello
 from tcsplitter.carrier import TRIM_AT, Carrier, Op
-from tcsplitter.chunks import Control, ControlFrame
+from tcsplitter.chunks import Control
 from tcsplitter.errors import LocalProtocolError
 from tcsplitter.hedging import Hedger
 from tcsplitter.lateness import SMALL
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tcsplitter.recovery import Recovery
     from tcsplitter.scheduler import Portion
     from tcsplitter.shared import Shared
-    from tcsplitter.table import StreamTable
+    from tcsplitter.table import ControlFrame, StreamTable
 
 MAX_WANT = 1024
 MAX_GONE = 64
@@ -168,7 +168,7 @@ class Sender:
 
     def _send_auto_parity(self) -> None:
         """Where the line decides, parity does not wait for more shots when nothing else waits, and yields when it is full."""
-        if self._full_at == self._now:
+        if self._shared.scheduler.bulk:
             self._stripes.forget()
         else:
             self._stripes.close(self._now)
@@ -254,13 +254,14 @@ class Sender:
             self._writer.gone(self._gone.popleft())
         self._write_ack(carrier)
         shot, sealed = self._seal_data(carrier, chunks, control)
-        if shot.size <= SMALL or self._takes_parity():
-            self._protect(shot, sealed)
+        takes_parity = self._takes_parity()
+        if shot.size <= SMALL or takes_parity:
+            self._protect(shot, sealed, takes_parity)
         else:
             self._hedger.mind(shot)
         return True
 
-    def _protect(self, shot: SentShot, sealed: bytes) -> None:
+    def _protect(self, shot: SentShot, sealed: bytes, takes_parity: bool) -> None:
         """A shot has left: see to it that its coming late, or never, is made up for."""
         sparse = all(self._shared.scheduler.is_sparse(chunk.source) for chunk in shot.chunks)
         twinned = False
@@ -268,7 +269,7 @@ class Sender:
             twinned = self._hedge(shot)
         elif shot.chunks:
             self._hedger.mind(shot)
-        if shot.chunks and self._takes_parity() and not twinned:
+        if shot.chunks and takes_parity and not twinned:
             self._stripes.add(shot, sealed, self._others(shot.carrier), sparse, self._now)
 
     def _takes_parity(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tcsplitter._core import RangeSet
-from tcsplitter.chunks import Control, ControlFrame
+from tcsplitter.chunks import Control
 from tcsplitter.credit import ReceiveWindow
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.streams import BY_PROGRAM, TOO_MANY, Stream
@@ -19,6 +19,8 @@ MAX_STREAMS = 16_384
 """Open streams of a session."""
 MAX_CONTROL = 256
 """Control frames in one shot."""
+ControlFrame = tuple[Control, Stream | int | None]
+"""A kind, and what it is about: a stream, for ASK the number of a shot, or nothing."""
 
 
 class StreamTable:

@@ -7,11 +7,11 @@ from typing import Any, cast
 from shots import AEAD
 
 from tcsplitter._core import CREDIT, RESET, STREAM, STREAM_CREDIT, ShotWriter, open_frames
-from tcsplitter.chunks import Chunk, Control, ControlFrame
+from tcsplitter.chunks import Chunk, Control
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS
 from tcsplitter.shared import Handling, Shared
 from tcsplitter.streams import BY_PROGRAM, Stream
-from tcsplitter.table import StreamTable
+from tcsplitter.table import ControlFrame, StreamTable
 
 SIZE = 1_000
 NOW = 100.0

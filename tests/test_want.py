@@ -244,27 +244,28 @@ def test_the_last_shots_of_bulk_have_parity(side: int) -> None:
     assert parity_shots(sent)
 
 
-@both_ways
-def test_the_first_shots_of_what_fills_the_line_have_none(side: int) -> None:
-    pair = Pair(Handling(size=SIZE, fec=AUTO, hedge=False), carriers=200)
+def burst(side: int, carriers: int, rate: float, payloads: int) -> tuple[Pair, list[Sent]]:
+    """A stream that was silent writes so much at once; what leaves."""
+    pair = Pair(Handling(size=SIZE, fec=AUTO, hedge=False), carriers=carriers)
     pair.open()
     session = pair.sessions[side]
-    session.recovery.rate = 1.5e5
+    session.recovery.rate = rate
     session.recovery.lateness.share = 0.05
-    next(iter(session.streams)).write(bytes(60 * SIZE))
-    sent = pair.flush()
-    assert session.shared.scheduler.bulk
+    next(iter(session.streams)).write(bytes(payloads * SIZE))
+    return pair, pair.flush()
+
+
+@both_ways
+def test_the_first_shots_of_what_fills_the_line_have_none(side: int) -> None:
+    pair, sent = burst(side, carriers=200, rate=1.5e5, payloads=60)
+    assert pair.sessions[side].shared.scheduler.bulk
     assert len(data_shots(sent)) > 10
     assert parity_shots(sent) == []
 
 
 @both_ways
 def test_what_takes_the_last_carrier_with_its_last_byte_does_not_wait(side: int) -> None:
-    pair = Pair(Handling(size=SIZE, fec=AUTO, hedge=False), carriers=12)
-    pair.open()
-    session = pair.sessions[side]
-    session.recovery.rate = 1e6
-    next(iter(session.streams)).write(bytes(session.carriers.count_idle() * SIZE))
-    pair.flush()
-    assert session.carriers.count_idle() == 0
-    assert not session.shared.scheduler
+    pair, sent = burst(side, carriers=12, rate=1e6, payloads=10)  # two carriers were used before
+    assert len(data_shots(sent)) == 10
+    assert pair.sessions[side].carriers.count_idle() == 0
+    assert not pair.sessions[side].shared.scheduler
