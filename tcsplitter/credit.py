@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tcsplitter.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from tcsplitter.streams import Stream
 
 SESSION_WINDOW = 32 * 1024 * 1024
 """Bytes of all streams of a direction that may be granted and unread."""
@@ -11,7 +16,7 @@ SESSION_WINDOW = 32 * 1024 * 1024
 class SendWindow:
     """Bytes of all streams together, on their way out."""
 
-    __slots__ = ("limit", "lost_chunks", "total", "unsent")
+    __slots__ = ("held", "limit", "lost_chunks", "total", "unsent")
 
     def __init__(self) -> None:
         self.limit = SESSION_WINDOW
@@ -22,6 +27,8 @@ class SendWindow:
         """Bytes that streams hold and never sent."""
         self.lost_chunks = 0
         """Chunks that streams hold to be sent again."""
+        self.held: dict[Stream, None] = {}
+        """Streams that found no room, the one that waits for the longest first."""
 
     @property
     def left(self) -> int:

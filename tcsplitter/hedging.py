@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 AGAIN_SECONDS, AGAIN_SHARE = 0.05, 0.5
 """What is late is looked at again after an RTT, and not before this time and this share of its age have gone by."""
-TWIN_SHARE = 0.05
-"""Of what is sent, so much may go to twins."""
+SMALL_SHARE, LARGE_SHARE = 0.05, 0.03
+"""Of what is sent, so much may go to twins of small shots, and to those of others while the line is full: bulk gains nothing by
+more, as its window bears what is late."""
 SMALL_RATE, SMALL_BURST = 8_000, 16_000
 """To those of small shots so many bytes a second besides, and at most so many at once."""
 LARGE_BURST = 65_536
@@ -32,7 +33,8 @@ LARGE_BURST = 65_536
 class Allowance:
     """A budget of bytes: a share of all that is sent, and so many a second."""
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
+    def __init__(self, share: float, rate: float, burst: float, now: float) -> None:
+        self._share = share
         self._rate = rate
         self._burst = burst
         self._left = burst
@@ -41,7 +43,7 @@ class Allowance:
 
     def spend(self, size: int, sent: int, now: float) -> bool:
         """Whether so much may be spent; `sent`: bytes sent so far."""
-        earned = TWIN_SHARE * (sent - self._sent) + self._rate * (now - self._filled_at)
+        earned = self._share * (sent - self._sent) + self._rate * (now - self._filled_at)
         self._left = min(self._burst, self._left + earned)
         self._sent, self._filled_at = sent, now
         if self._left < size:
@@ -61,8 +63,8 @@ class Hedger:
         """Where payload is never sent again it has no twin either; control frames have."""
         self._recovery = recovery
         self._counters = counters
-        self._small = Allowance(SMALL_RATE, SMALL_BURST, now)
-        self._large = Allowance(0, LARGE_BURST, now)
+        self._small = Allowance(SMALL_SHARE, SMALL_RATE, SMALL_BURST, now)
+        self._large = Allowance(LARGE_SHARE, 0, LARGE_BURST, now)
         self._watched: list[tuple[float, int, SentShot]] = []
         """By when they are overdue."""
         self._others: deque[SentShot] = deque()
@@ -71,6 +73,8 @@ class Hedger:
         """Late ones that were not overtaken, or too dear, with when to look at them again."""
         self._overdue: deque[SentShot] = deque()
         """Those that wait for a carrier for their twin."""
+        self._spare = False
+        """The line has room for twins."""
 
     def __len__(self) -> int:
         """Shots that wait for a carrier for their twin."""
@@ -102,10 +106,15 @@ class Hedger:
         twins = self._recovery.lateness.twins() if self.at_once else 0
         return twins if twins and self._small.spend(twins * size, self._counters.bytes_sent, now) else 0
 
-    def run(self, now: float) -> None:
-        """See which small shots are overdue, and which of the others are late."""
+    def run(self, now: float, spare: bool) -> None:
+        """See which small shots are overdue, and which of the others are late. `spare`: nothing else waits for the line."""
         while self._watched and self._watched[0][0] <= now:
             self._look_at(heappop(self._watched)[2], now)
+        spare = spare and not self._recovery.lateness.queueing and self._recovery.is_quiet
+        if spare and not self._spare:
+            lagging, self._lagging = self._lagging, []
+            self._others.extendleft(sorted((shot for _, _, shot in lagging), key=_age))
+        self._spare = spare
         late_after = self._late_after()
         while self._others and self._others[0].sent_at + late_after <= now:
             self._judge(self._others.popleft(), now)
@@ -121,13 +130,19 @@ class Hedger:
             self._watch(shot, self._again_at(shot, now))
 
     def _judge(self, shot: SentShot, now: float) -> None:
-        """A late shot gets one twin, when it was overtaken and as the budget allows."""
-        if shot.copies is not None or not self._needs_one(shot):
+        """A late shot gets a twin when it was overtaken, and another when that is late too, as the budget allows; at once while
+        nothing else needs the line."""
+        if not self._needs_one(shot):
             return
+        if self._spare:
+            self._overdue.append(shot)
+            heappush(self._lagging, (now + self._late_after(), shot.number, shot))
+            return
+        at = self._again_at(shot, now)
         if self._recovery.was_overtaken(shot) and self._large.spend(shot.size, self._counters.bytes_sent, now):
             self._overdue.append(shot)
-        else:
-            heappush(self._lagging, (self._again_at(shot, now), shot.number, shot))
+            at = max(at, now + self._late_after())
+        heappush(self._lagging, (at, shot.number, shot))
 
     def _again_at(self, shot: SentShot, now: float) -> float:
         """When a late shot is looked at again."""
@@ -135,6 +150,8 @@ class Hedger:
 
     def _late_after(self) -> float:
         """Age at which a shot that is not watched is late enough for a twin."""
+        if self._spare:
+            return self._recovery.lateness.in_time(self._recovery.rtt, Acks.delay(self._recovery.rtt))
         return max(self._recovery.lateness.late_after, self._recovery.rtt + WORTH_SECONDS)
 
     def deadline(self) -> float:
@@ -166,3 +183,7 @@ class Hedger:
     def _lacks(self, shot: SentShot) -> bool:
         """Whether nothing is known of the arrival of any copy."""
         return shot.number in self._recovery.sent and not (shot.copies and shot.copies.arrived)
+
+
+def _age(shot: SentShot) -> float:
+    return -shot.sent_at

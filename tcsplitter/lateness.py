@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import deque
 from math import comb, log2
 
-LATE_RTTS, LATE_SPREAD, LATE_SLACK, LATE_SAMPLES = 1.25, 2.0, 0.05, 32
-"""A shot is late after so many RTTs at least, and after so many times the path's p75 even if more than 5 % of the carriers
-are dead (until there are enough acks to tell, of the RTT, and the slack); the limit is taken anew after so many acks."""
+LATE_RTTS, LATE_QUANTILE, LATE_SPREAD, LATE_SAMPLES = 1.25, 0.96, 2.0, 32
+"""A shot is late after so many RTTs at least, when it is later than this share, or so many times the path's p75 even if more of
+the carriers are dead; the limit is taken anew after so many acks."""
+FIRST_LATE_RTTS, LATE_SLACK = 2.0, 0.05
+"""Until there are enough acks to tell: after so many RTTs, and the slack in seconds."""
 OUTLIER = 1.5
 """A shot counts as one of those that the line makes late if its ack took so many times what is usual, and if the ack of a younger
 one had come before."""
@@ -74,8 +76,8 @@ class Lateness:
     def __init__(self, rtt: float) -> None:
         self.delay = Quantiles()
         """From sending a shot to its ack."""
-        self.late_after = LATE_SPREAD * rtt + LATE_SLACK
-        """Age at which a shot is late: beyond the path's p95, dead carriers aside, and what an undisturbed ack needs."""
+        self.late_after = FIRST_LATE_RTTS * rtt + LATE_SLACK
+        """Age at which a shot is late: beyond what most take, dead carriers aside, and what an undisturbed ack needs."""
         self.share = FIRST_SHARE
         """Of the shots, those that the line makes late, or never delivers."""
         self.queueing = False
@@ -90,7 +92,7 @@ class Lateness:
     def begin(self, rtt: float) -> None:
         """What the RTT is, while there are too few acks to tell more."""
         if self._seen < LATE_SAMPLES:
-            self.late_after = LATE_SPREAD * rtt + LATE_SLACK
+            self.late_after = FIRST_LATE_RTTS * rtt + LATE_SLACK
 
     def sample(self, age: float, size: int, rtt: float, ack_delay: float) -> bool:
         """The ack of a shot came at this age, where the other end may hold acks back for `ack_delay`: whether that is unusual."""
@@ -106,8 +108,12 @@ class Lateness:
             self._usual = self._recent.at(0.5)
             self.queueing = self._quickest > QUEUE_RTTS * rtt + ack_delay + QUEUE_SLACK
         if self._seen % LATE_SAMPLES == 0:
-            self.late_after = max(LATE_RTTS * rtt, min(self.delay.at(0.95), LATE_SPREAD * self.delay.at(0.75)))
+            self.late_after = max(LATE_RTTS * rtt, min(self.delay.at(LATE_QUANTILE), LATE_SPREAD * self.delay.at(0.75)))
         return unusual
+
+    def in_time(self, rtt: float, ack_delay: float) -> float:
+        """Age up to which the ack of a shot is not late, as most go."""
+        return LATE_RTTS * max(rtt + ack_delay, self._usual) + WORTH_SECONDS
 
     def overdue_after(self, rtt: float, ack_delay: float) -> float:
         """Age at which the ack of a small shot is overdue."""

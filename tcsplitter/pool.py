@@ -7,8 +7,9 @@ from typing import Protocol
 
 from tcsplitter.carrier import Carrier
 
-MAX_DIALING = 128
-"""Dials under way at once, of all pools together."""
+MAX_DIALING = 224
+"""Dials under way at once, of all pools together: fewer than a server keeps of those that have not said hello
+(newcomers.MAX_PER_ADDRESS)."""
 DIALS_PER_SECOND, DIAL_BURST = 10_000, 512
 """The same of dials that begin."""
 GROWTH = 4

@@ -2,8 +2,7 @@
 
 Modelled on RFC 9002, with one difference: a carrier does not drop a shot, it delivers it late or dies. So there is no packet
 threshold and no probe time-out; lateness is judged by the minimum RTT and by quantiles (lateness.py), and loss by time and by
-what the kernel knows (PROTOCOL.md section 4). The bound on what is under way follows the model of BBR (Cardwell et al., ACM Queue
-14(5), 2016): delivery rate times minimum RTT.
+what the kernel knows (PROTOCOL.md section 4). How much may be under way is for congestion.py to say.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from tcsplitter.acks import Acks
+from tcsplitter.congestion import Congestion
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import Lateness
 
@@ -34,13 +34,7 @@ MAX_PATIENCE, PATIENCE_FADES = 2.0, 0.99
 Small on purpose: a payload that is sent again costs little, while one that meets several dead carriers in a row waits this
 long for each of them, and its stream with it.
 """
-DEFAULT_RTT = 0.2
-"""Seconds; taken for the RTT until one was measured."""
-MIN_RTT_SECONDS = 15.0
-"""The minimum RTT is that of the current span of so many seconds and of the one before."""
-INITIAL_BYTES, INITIAL_SHOTS = 160_000, 4
-"""What may be under way before a rate is known: so many bytes, but at least so many shots, unless the line is full."""
-SMALLEST_SHARE, REGAIN, MAX_BACKOFF = 0.05, 1.05, 16.0
+MAX_BACKOFF = 16.0
 """When a shot is lost for its age, and since then no younger one arrived and no dial was quick, the line is full, not the carrier
 dead: the bound is halved, and LOST_* and GIVE_UP_* are doubled, once in the time that such a verdict takes. An ack regains a
 little of the one and half of the other."""
@@ -48,21 +42,14 @@ LATE_WINDOWS = 4
 """So many windows may be under way and late."""
 MAX_UNACKED_CHUNKS = 8_192
 """STREAM frames that may be unacknowledged: each can leave a gap at the other end."""
-STARTUP_GAIN, CRUISE_GAIN = 2.89, 2.0
-SLACK = 0.002
-"""Seconds added to the minimum RTT in the bound: wake-ups and clock steps."""
-RATE_SECONDS = 5.0
-"""A rate that was measured longer ago says nothing of what is needed now."""
-MIN_RATE_WINDOW = 1.0
-"""Seconds over which the largest delivery rate counts, or ten RTTs."""
 
 
 class SentShot:
     """A data shot that was sent and what it held."""
 
     __slots__ = (
-        "by_time", "carrier", "chunks", "control", "copies", "covered", "delivered", "delivered_at", "is_twin", "judged_from",
-        "late", "limited", "number", "rebuilt", "sent_at", "settled", "size",
+        "by_time", "carrier", "chunks", "control", "copies", "covered", "delivered", "delivered_at", "first_sent_at", "is_twin",
+        "judged_from", "late", "limited", "number", "rebuilt", "sent_at", "settled", "size",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +84,7 @@ class SentShot:
         """The other end has it by way of parity."""
         self.delivered = 0
         self.delivered_at = 0.0
+        self.first_sent_at = 0.0
         self.limited = False
         self.late = False
 
@@ -126,27 +114,11 @@ class Recovery:
         """Bytes of `sent` that are not late."""
         self.late_bytes = 0
         """Bytes of `sent` that are."""
-        self.lateness = Lateness(DEFAULT_RTT)
+        self.congestion = Congestion(size)
+        self.lateness = Lateness(self.congestion.rtt)
         self.chunks_in_flight = 0
-        self.rate = 0.0
-        """Delivery rate, bytes per second: the largest of the recent samples."""
-        self.min_rtt = 0.0
-        """Seconds; 0 while unknown."""
-        self.rtt = DEFAULT_RTT
-        """The minimum RTT, or a guess."""
         self.wrong_verdicts = 0
-        self._size = size
-        self._min_rtts = [inf, inf]
-        self._min_rtt_since = -inf
-        self._delivered = 0
-        self._delivered_at = 0.0
-        self._rates: deque[tuple[float, float]] = deque()
-        self._startup = True
-        self._round_at = 0.0
-        self._round_rate = 0.0
-        self._flat_rounds = 0
         self._patience = 1.0
-        self._share = 1.0
         self._backoff = 1.0
         self._quick_dial_at = -inf
         self._young: deque[SentShot] = deque()
@@ -155,6 +127,16 @@ class Recovery:
         """When the youngest of the delivered shots was sent: while one that is late is no older, the line may be full."""
         self._highest_delivered = -1
         """Its number: what was overtaken has a bad carrier."""
+
+    @property
+    def rtt(self) -> float:
+        """The minimum RTT in seconds, or a guess."""
+        return self.congestion.rtt
+
+    @property
+    def min_rtt(self) -> float:
+        """The same; 0 while unknown."""
+        return self.congestion.min_rtt
 
     @property
     def lost_after(self) -> float:
@@ -170,28 +152,29 @@ class Recovery:
         if seconds < max(LOST_RTTS * self.rtt, LOST_SECONDS) / 2:
             self._quick_dial_at = now
 
-    def sample_rtt(self, seconds: float, now: float) -> None:
-        """Take an RTT in."""
-        if now > self._min_rtt_since + MIN_RTT_SECONDS:
-            self._min_rtts = [self._min_rtts[1], inf]
-            self._min_rtt_since = now
-        self._min_rtts[1] = min(self._min_rtts[1], max(seconds, 1e-6))
-        self.rtt = self.min_rtt = min(self._min_rtts)
+    def sample_rtt(self, seconds: float, now: float, size: int = 0) -> None:
+        """Take an RTT in, that of `size` bytes."""
+        self.congestion.sample_rtt(seconds, size, now)
         self.lateness.begin(self.rtt)
 
-    def rate_at(self, now: float) -> float:
-        """Delivery rate, bytes per second; 0 when nothing was delivered of late."""
-        return self.rate if now - self._delivered_at < RATE_SECONDS else 0.0
+    @property
+    def under_way(self) -> int:
+        """Bytes of `sent`."""
+        return self.in_flight + self.late_bytes
 
-    def window(self) -> float:
-        """Bytes that may be under way."""
-        gain = STARTUP_GAIN if self._startup else CRUISE_GAIN
-        bound = gain * self.rate * (self.rtt + SLACK) + 2 * self._size if self.rate else INITIAL_BYTES
-        return max(self._size, self._share * max(INITIAL_SHOTS * self._size, bound))
+    @property
+    def is_quiet(self) -> bool:
+        """The line could take as much again as is under way."""
+        return 2 * self.under_way < self.congestion.window()
 
-    def may_send(self) -> bool:
-        """Whether bulk data may go: the line takes more, and late shots, which have an account of their own, are not too many."""
-        window = self.window()
+    def may_send(self, now: float) -> bool:
+        """Whether bulk data may go: pace and line allow more, and late shots, which have an account of their own, are not too
+        many."""
+        return now >= self.congestion.opens_at and self.has_room()
+
+    def has_room(self) -> bool:
+        """The same but for the pace."""
+        window = self.congestion.window()
         return self.in_flight < window and self.late_bytes < LATE_WINDOWS * window and self.chunks_left > 0
 
     @property
@@ -199,13 +182,9 @@ class Recovery:
         """STREAM frames that may still be sent: the other end's reassembly has to stay within bounds."""
         return MAX_UNACKED_CHUNKS - self.chunks_in_flight
 
-    def on_sent(self, shot: SentShot, more_waits: bool) -> None:
-        """Enter a data shot. `more_waits`: the line, not the program, limits what is sent."""
-        if not self.sent:
-            self._delivered_at = shot.sent_at
-        shot.delivered = self._delivered
-        shot.delivered_at = self._delivered_at
-        shot.limited = not more_waits
+    def on_sent(self, shot: SentShot) -> None:
+        """Enter a data shot."""
+        self.congestion.on_sent(shot, self.under_way)
         self.sent[shot.number] = shot
         self.in_flight += shot.size
         self.chunks_in_flight += len(shot.chunks)
@@ -213,7 +192,7 @@ class Recovery:
 
     def note_late(self, now: float) -> None:
         """Move the shots that have become late to their own account."""
-        limit = now - self.lateness.late_after
+        limit = now - self.lateness.in_time(self.rtt, Acks.delay(self.rtt))
         while self._young and self._young[0].sent_at < limit:
             shot = self._young.popleft()
             if shot.number in self.sent:
@@ -281,7 +260,6 @@ class Recovery:
             self._leave(shot)
             self._patience = max(1.0, self._patience * PATIENCE_FADES)
             self._backoff = max(1.0, self._backoff / 2)
-        self._share = min(1.0, self._share * REGAIN)
         self._newest_delivered = max(self._newest_delivered, shot.sent_at)
         self._highest_delivered = max(self._highest_delivered, number)
         outlier = self.lateness.sample(now - shot.sent_at, shot.size, self.rtt, Acks.delay(self.rtt))
@@ -289,37 +267,9 @@ class Recovery:
             # Compared with what came in an ack before this one: what this ack says together may be late for its own lateness.
             self.lateness.count(outlier and highest_before > number)
         if delay is not None:
-            self.sample_rtt(now - shot.sent_at - delay, now)
-        self._sample_rate(shot, now)
+            self.sample_rtt(now - shot.sent_at - delay, now, shot.size)
+        self.congestion.on_delivered(shot, now)
         return shot
-
-    def _sample_rate(self, shot: SentShot, now: float) -> None:
-        """Delivery rate since the last delivery before the shot was sent (draft-cheng-iccrg-delivery-rate-estimation)."""
-        self._delivered += shot.size
-        interval = max(now - shot.delivered_at, self.rtt)
-        self._delivered_at = now
-        rate = (self._delivered - shot.delivered) / interval
-        if rate >= self.rate or not shot.limited:
-            self._keep_rate(rate, now)
-
-    def _keep_rate(self, rate: float, now: float) -> None:
-        rates = self._rates
-        while rates and rates[-1][1] <= rate:
-            rates.pop()
-        rates.append((now, rate))
-        oldest = now - max(10 * self.rtt, MIN_RATE_WINDOW)
-        while rates[0][0] < oldest:
-            rates.popleft()
-        self.rate = rates[0][1]
-        if self._startup and now >= self._round_at:
-            self._end_round(now)
-
-    def _end_round(self, now: float) -> None:
-        """Leave start-up when the rate has not grown by a quarter in three rounds."""
-        self._flat_rounds = 0 if self.rate > 1.25 * self._round_rate else self._flat_rounds + 1
-        self._round_rate = max(self.rate, self._round_rate)
-        self._round_at = now + self.rtt
-        self._startup = self._flat_rounds < 3
 
     def overdue(self, now: float) -> list[SentShot]:
         """Shots old enough to be lost, oldest first; they stay until `lose` or `spare`."""
@@ -348,7 +298,7 @@ class Recovery:
         if not by_time or self.was_overtaken(shot):
             self.lateness.count(late=True)
         if by_time and shot.sent_at >= max(self._newest_delivered, self._quick_dial_at) and now >= self._halve_at:
-            self._share = max(SMALLEST_SHARE, self._share / 2)
+            self.congestion.on_full()
             self._backoff = min(2 * self._backoff, MAX_BACKOFF)
             self._halve_at = now + self.lost_after
         return shot

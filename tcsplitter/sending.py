@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tcsplitter._core import FINAL, ShotWriter, seal_hello
 from tcsplitter.carrier import TRIM_AT, Carrier, Op
 from tcsplitter.chunks import Control
+from tcsplitter.demand import MAX_WANT, Demand
 from tcsplitter.errors import LocalProtocolError
 from tcsplitter.hedging import Hedger
 from tcsplitter.lateness import SMALL
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from tcsplitter.shared import Shared
     from tcsplitter.table import ControlFrame, StreamTable
 
-MAX_WANT = 1024
 MAX_GONE = 64
 """Carriers in one shot that are said to be given up."""
 
@@ -81,9 +81,12 @@ class Sender:
         self._counters = streams.shared.counters
         self._outbox = outbox
         self._stripes = Stripes(config.handling, recovery)
+        self._demand = Demand(config.client, config.handling.size, recovery.congestion, streams)
         self._hedger = Hedger(config.handling, recovery, self._counters, self._now)
         self._full_at = -inf
         """When bulk last had to wait for the line, or for carriers."""
+        self._bulk_since = inf
+        """Since when there is always some that waits."""
         self._writer = ShotWriter()
         self._greeters: list[Carrier] = []
         """Carriers whose hello waits for the end of the wake, so that it can leave in one segment with a shot."""
@@ -100,13 +103,10 @@ class Sender:
         return bool(self._recovery.sent or self._streams.has_control or self._shared.scheduler)
 
     def want(self) -> int:
-        """Idle carriers that this end wishes to find: what leaves while one is dialled, and what waits now."""
-        scheduler, sending = self._shared.scheduler, self._shared.sending
-        leaving = 1.25 * self._recovery.rate_at(self._now) * 1.5 * self._recovery.rtt
-        waiting = min(sending.unsent, max(0.0, self._recovery.window() - self._recovery.in_flight))
-        payloads = int((leaving + waiting) / self._shared.size) + sending.lost_chunks
+        """Idle carriers that this end wishes to find."""
+        payloads = self._demand.payloads(self._recovery.in_flight, self._now)
         copies = len(self._stripes) + len(self._hedger)
-        return min(MAX_WANT, self._config.most, self._spare() + payloads + copies + bool(scheduler.bulk))
+        return min(MAX_WANT, self._config.most, self._spare() + payloads + copies + bool(self._shared.scheduler.bulk))
 
     def _spare(self) -> int:
         """Idle carriers that are kept for sparse streams, their twins and their parity."""
@@ -118,7 +118,7 @@ class Sender:
         """Send what may be sent and what is due."""
         now = self._now
         self._recovery.note_late(now)
-        self._hedger.run(now)
+        self._hedger.run(now, spare=not self._shared.scheduler)
         self._shared.tock.run(now)
         if self._streams.has_control and (carrier := self._routes.sync(now)) is not None:
             self._send_data(carrier, payload=False)
@@ -140,16 +140,21 @@ class Sender:
         by = min(by, self._hedger.deadline(), self._stripes.deadline(self._ack_delay()))
         if self._shared.scheduler and self._routes.yields_until > self._now:
             by = min(by, self._routes.yields_until)
+        if self._recovery.congestion.opens_at > self._now and self._waits_for_pace() and self._recovery.has_room():
+            by = min(by, self._recovery.congestion.opens_at)
         if self._acks.due_at < by and self._routes.control(self._now) is not None:
             return self._acks.due_at
         return by
+
+    def _waits_for_pace(self) -> bool:
+        return bool(self._shared.scheduler.bulk or self._shared.scheduler.lost or len(self._stripes))
 
     def _send_lost(self) -> None:
         """Send again what was lost, on carriers that are there for it."""
         lost = self._shared.scheduler.lost
         while lost and not (source := next(iter(lost))).has_lost:
             del lost[source]
-        while lost and self._recovery.chunks_left > 0 and self._recovery.may_send():
+        while lost and self._recovery.chunks_left > 0 and self._recovery.may_send(self._now):
             carrier = self._routes.lost()
             if carrier is None or not self._send_data(carrier, lost=True):
                 return
@@ -161,16 +166,27 @@ class Sender:
             if self._stripes and not self._stripes.auto:
                 self._send_parity()
             more = self._send_next()
-        if self._shared.scheduler.bulk:
-            self._full_at = self._now
+        if self._recovery.may_send(self._now):
+            self._recovery.congestion.on_limited(self._recovery.under_way)
+        self._notice_full_line()
         if self._stripes.auto:
             self._send_auto_parity()
 
+    def _notice_full_line(self) -> None:
+        """The line is full while bulk waits for more than its pace, or has waited for that for an RTT."""
+        if not self._shared.scheduler.bulk:
+            self._bulk_since = inf
+            return
+        self._bulk_since = min(self._bulk_since, self._now)
+        paced_until = min(self._recovery.congestion.opens_at, self._bulk_since + self._recovery.rtt)
+        if self._now >= paced_until or not self._recovery.has_room():
+            self._full_at = self._now
+
     def _send_auto_parity(self) -> None:
         """Where the line decides, parity does not wait for more shots when nothing else waits, and yields when it is full."""
-        if self._shared.scheduler.bulk:
+        if self._full_at == self._now:
             self._stripes.forget()
-        else:
+        elif not self._shared.scheduler.bulk:
             self._stripes.close(self._now)
             self._send_parity()
 
@@ -180,8 +196,10 @@ class Sender:
         sparse = bool(scheduler.sparse) and self._recovery.chunks_left > 0
         control = self._streams.has_control
         carrier = None
-        if sparse or (scheduler.bulk and self._recovery.may_send()):
+        if sparse or (scheduler.bulk and self._recovery.may_send(now)):
             carrier = self._routes.payload(sparse or control, now)
+            if carrier is None:
+                self._demand.starved()
         if carrier is not None:
             self._send_data(carrier)
         elif control and (carrier := self._routes.control(now)) is not None:
@@ -192,7 +210,7 @@ class Sender:
         """Send the parity that waits, as far as there are carriers that its stripe does not use."""
         while (parity := self._stripes.next(self._now)) is not None:
             stripe = parity.stripe
-            if not (stripe.urgent or self._recovery.may_send()):
+            if not (stripe.urgent or self._recovery.may_send(self._now)):
                 return
             carrier = self._routes.repair(stripe.urgent, self._now, stripe.carriers)
             if carrier is None:
@@ -310,7 +328,7 @@ class Sender:
         scheduler, recovery = self._shared.scheduler, self._recovery
         if lost:
             return scheduler.fill_lost(self._writer, recovery.chunks_left)
-        return scheduler.fill(self._writer, recovery.chunks_left, recovery.may_send())
+        return scheduler.fill(self._writer, recovery.chunks_left, recovery.may_send(self._now))
 
     def _write_control(self, carrier: Carrier) -> list[ControlFrame]:
         """Control frames wait for a sync carrier where there is one that answers."""
@@ -340,7 +358,7 @@ class Sender:
             self._note_payload(carrier)
         shot = SentShot(self.next_number, self._now, self._writer.size, carrier, chunks, control)
         carrier.outstanding += shot.size
-        self._recovery.on_sent(shot, more_waits=bool(self._shared.scheduler.bulk))
+        self._recovery.on_sent(shot)
         sealed = self._seal(carrier, final)
         if not final:
             self._carriers.expire(carrier, self._now + self._recovery.give_up_after)

@@ -63,3 +63,10 @@ class Shared:
     def tell(self, member: Any) -> None:
         """The local side has to look at this stream or flow."""
         self.news[member] = None
+
+    def let_go(self) -> None:
+        """The window of all streams has room again: those it held take their turns, and nobody else is looked at."""
+        held, self.sending.held = self.sending.held, {}
+        for stream in held:
+            self.schedule(stream)
+            self.tell(stream)

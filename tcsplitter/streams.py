@@ -21,13 +21,16 @@ MAX_WINDOW = 16 * 1024 * 1024
 """Ceiling of what one stream may have granted and unread, bytes."""
 GROWTH_RTTS, GROWTH_SECONDS = 2.0, 0.01
 """A window whose half is consumed in less than the larger of these is too small."""
-FAST_GROWTH, GAP_GROWTH = 2, 4
+FAST_GROWTH, GAP_GROWTH = 8, 4
 """Factors by which it grows."""
 PACED_SHARE, PACED_SECONDS = 4, 2.0
 """A stream that is forwarded at a beat, or past gaps, is granted more at each such share of its window, which is too small if
 that took less: its sender must not have to stop though several frames with credit are lost."""
 MAX_UNSENT = 262_144
 """Bytes read from the local program ahead of sending, or two payloads where those are larger."""
+MANY_UNSENT = 4 * 1024 * 1024
+"""While all streams together hold more than that unsent, each is read ahead by a payload: what is left of the session's window is
+for streams that have little to say, however many have much."""
 
 MAX_WHOLE = INITIAL_WINDOW // 2
 """Larger payloads cannot be kept whole: the other end may grant no more before half a window was consumed."""
@@ -128,13 +131,19 @@ class Stream:
 
     @property
     def room(self) -> int:
-        """Bytes that may be read from the local program now: what the windows and the read-ahead leave."""
+        """Bytes that may be read from the local program now: what the windows and the read-ahead leave.
+
+        Where all streams together leave none, this one is told when they do.
+        """
         if self._finishing or self.sent_reset is not None:
             return 0
+        size, sending = self._shared.size, self._shared.sending
         unsent = len(self._unsent)
-        ahead = max(MAX_UNSENT, 2 * self._shared.size) - unsent
+        ahead = (size if sending.unsent > MANY_UNSENT else max(MAX_UNSENT, 2 * size)) - unsent
         window = self._send_limit - self._unsent.offset - unsent
-        room = max(0, min(ahead, window, self._shared.sending.room))
+        if sending.room < max(1, self._whole):
+            sending.held[self] = None
+        room = max(0, min(ahead, window, sending.room))
         return room // self._whole * self._whole if self._whole else room
 
     def write(self, data: bytes) -> None:
@@ -204,7 +213,7 @@ class Stream:
         if self._sender_held and not incoming.readable:
             self._grant(GAP_GROWTH, now)
             return
-        share, seconds = 2, max(GROWTH_RTTS * self._shared.rtt, GROWTH_SECONDS)
+        share, seconds = 4, max(GROWTH_RTTS * self._shared.rtt, GROWTH_SECONDS)
         if self._forwarding is not None:
             share, seconds = PACED_SHARE, PACED_SECONDS
         if incoming.read_offset + self._window - self._limit >= self._window // share:
@@ -334,6 +343,8 @@ class Stream:
             return None
         offset = self._unsent.offset
         most = min(self._send_limit - offset, self._gate - offset, self._shared.sending.left)
+        if not self._shared.sending.left:
+            self._shared.sending.held[self] = None
         if limit < min(self._whole, most, len(self._unsent)):
             return None
         data = self._unsent.take(max(0, min(limit, most)))
@@ -419,8 +430,10 @@ class Stream:
             raise RemoteProtocolError(f"sent byte {end} of stream {self.id} with a credit of {self._limit}")
         before = self.incoming.highest
         pieces = self.incoming.pieces
+        if before <= self._limit - self._window:  # the first of what was granted
+            self._granted_at = self._shared.now
         fresh = self.incoming.insert(offset, data, fin)
-        self._sender_held |= self.incoming.pieces > 0 and self.incoming.highest + len(data) > self._limit
+        self._sender_held |= self.incoming.pieces > 0 and self.incoming.highest + 3 * self._window // 4 > self._limit
         self._host.count_received(self.incoming.highest - before, self.incoming.pieces - pieces)
         if self.sent_reset is not None:
             self._drop_incoming(self.incoming.highest)
@@ -468,7 +481,10 @@ class Stream:
 
     def _drop_outgoing(self) -> None:
         self._sent = self._unsent.offset
-        self._shared.sending.unsent -= self._unsent.clear()
+        dropped = self._unsent.clear()
+        self._shared.sending.unsent -= dropped
+        if dropped:
+            self._shared.let_go()
         self._shared.tock.release(self)
         self._shared.sending.lost_chunks -= len(self._resend)
         self._resend.clear()

@@ -92,6 +92,7 @@ class StreamTable:
         if stream.done and self._open.pop(stream.id, None) is not None:
             if not self._opened_here(stream.id):
                 self._closed.add(stream.id, stream.id | 1)
+            self.shared.sending.held.pop(stream, None)
             self.shared.tell(stream)
 
     def abandon(self) -> None:
@@ -144,9 +145,7 @@ class StreamTable:
     def raise_limit(self, total: int) -> None:
         """The other end grants more bytes of all streams together."""
         if self.shared.sending.raise_limit(total):
-            for stream in self._open.values():
-                self.shared.schedule(stream)
-                self.shared.tell(stream)
+            self.shared.let_go()
 
     def raise_stream_limit(self, stream_id: int, limit: int) -> None:
         """The other end grants more bytes of one stream."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tcsplitter.carrier import Carrier
+from tcsplitter.congestion import DEFAULT_RTT
 from tcsplitter.lateness import Lateness
 from tcsplitter.modes import Kind
-from tcsplitter.recovery import DEFAULT_RTT, Recovery, SentShot
+from tcsplitter.recovery import Recovery, SentShot
 
 SIZE = 10_000
 
@@ -18,7 +19,7 @@ def make(count: int = 0, at: float = 0.0, step: float = 0.0) -> Recovery:
     """An account with shots 0, 1, … sent from `at` on."""
     account = Recovery(SIZE)
     for number in range(count):
-        account.on_sent(shot(number, at + number * step), more_waits=True)
+        account.on_sent(shot(number, at + number * step))
     return account
 
 

@@ -107,6 +107,11 @@ class Pair:
         carrier.greeting = b""
         return carrier
 
+    def widen(self, side: int) -> None:
+        """The line takes at once what this end sends next."""
+        congestion = self.sessions[side].recovery.congestion
+        congestion.rate, congestion.opens_at = 1e9, -inf
+
     # ------------------------------------------------------------------------------ what happens
 
     def flush(self) -> list[Sent]:

@@ -29,7 +29,7 @@ def opened(handling: Handling = ONCE) -> Pair:
 
 def send(pair: Pair, data: bytes = DATA) -> list[Sent]:
     """The client writes; what leaves."""
-    pair.client.recovery.rate = 1e6
+    pair.widen(CLIENT)
     next(iter(pair.client.streams)).write(data)
     return pair.flush()
 

@@ -66,7 +66,7 @@ def test_the_caps_are_those_of_the_protocol() -> None:
     }
     assert stated == {key: getattr(*key) for key in stated}
     assert client_end.ASK_MAX_SECONDS == 5
-    assert (pool.MAX_DIALING, options.MAX_PAYLOAD) == (128, 2**20)
+    assert (pool.MAX_DIALING, options.MAX_PAYLOAD) == (224, 2**20)
 
 
 # ------------------------------------------------------------------------------------- what a client may send

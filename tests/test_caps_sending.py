@@ -26,6 +26,7 @@ from tcsplitter.carrier import Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.client_end import MAX_ATTEMPTS, ClientConfig, ClientEnd
 from tcsplitter.credit import SESSION_WINDOW
+from tcsplitter.demand import MAX_WANT
 from tcsplitter.handshake import Gate, Initiator
 from tcsplitter.modes import Kind
 from tcsplitter.noise import NoiseError
@@ -34,7 +35,7 @@ from tcsplitter.outbox import Outbox
 from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, DialBudget, Pool
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery, SentShot
 from tcsplitter.scheduler import MAX_CHUNKS
-from tcsplitter.sending import MAX_GONE, MAX_WANT, SessionConfig
+from tcsplitter.sending import MAX_GONE, SessionConfig
 from tcsplitter.session import Session
 from tcsplitter.shared import Handling
 from tcsplitter.streams import INITIAL_WINDOW, MAX_UNSENT
@@ -71,12 +72,12 @@ class ClientSession:
 
 def test_data_frames_that_are_unacknowledged() -> None:
     account = Recovery(10_000)
-    account.on_sent(shot_of(0, MAX_UNACKED_CHUNKS - 1), more_waits=True)
-    assert account.may_send()
-    account.on_sent(shot_of(1, 1), more_waits=True)
-    assert not account.may_send()
+    account.on_sent(shot_of(0, MAX_UNACKED_CHUNKS - 1))
+    assert account.may_send(0.1)
+    account.on_sent(shot_of(1, 1))
+    assert not account.may_send(0.1)
     account.on_ack(0, 0.0, [(1, 1)], [], 2, 0.1)
-    assert account.may_send()
+    assert account.may_send(0.1)
 
 
 def shot_of(number: int, chunks: int) -> SentShot:
@@ -167,7 +168,7 @@ def test_the_window_of_a_session_holds_the_sender() -> None:
 def test_idle_carriers_that_an_end_wishes_for() -> None:
     client = ClientSession(1)
     client.session.streams.open().write(bytes(INITIAL_WINDOW))
-    client.session.recovery.rate = 1e9
+    client.session.recovery.congestion.rate = 1e9
     assert client.session.want() == MAX_WANT
 
 

@@ -358,7 +358,7 @@ def test_a_restart_of_the_server_is_said_once() -> None:
     net = network()
     for name in range(3):
         net.open(Plan(name, (0, 10_000_000), [20_000]))
-    elapse(net, 1)
+    elapse(net, 0.2)
     restart_with(net, {"sim": SIMULATED_KEY})
     elapse(net, 5)
     assert said(net) == ["session established", "the server was restarted; open streams that are reset: 3"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcsplitter.acks import Acks
-from tcsplitter.hedging import AGAIN_SHARE, LARGE_BURST, SMALL_BURST, SMALL_RATE, TWIN_SHARE, Allowance, Hedger
+from tcsplitter.hedging import AGAIN_SHARE, LARGE_BURST, SMALL_BURST, SMALL_RATE, SMALL_SHARE, Allowance, Hedger
 from tcsplitter.lateness import OVERDUE_RTTS, OVERDUE_SLACK, SMALL
 from tcsplitter.options import Fec, Retries
 from tcsplitter.recovery import Copies, Recovery, SentShot
@@ -39,7 +39,7 @@ class Rig:
         sent = shot(self.number, self.now, size, chunks)
         self.number += 1
         self.counters.bytes_sent += size
-        self.recovery.on_sent(sent, more_waits=False)
+        self.recovery.on_sent(sent)
         if watch:
             self.hedger.watch(sent)
         elif chunks:
@@ -54,7 +54,7 @@ class Rig:
 
     def twins(self) -> list[int]:
         """Twins of all that is to be twinned now leave; the numbers of what they are twins of."""
-        self.hedger.run(self.now)
+        self.hedger.run(self.now, spare=False)
         found = []
         while (original := self.hedger.next()) is not None:
             twin = self.send(original.size, 0, watch=False)
@@ -81,7 +81,7 @@ class Rig:
     )
 )
 def test_what_is_spent_in_any_span_is_bounded(rate: float, burst: float, plan: list[tuple[float, int, int]]) -> None:
-    allowance = Allowance(rate, burst, NOW)
+    allowance = Allowance(SMALL_SHARE, rate, burst, NOW)
     now, sent, history = NOW, 0, [(NOW, 0, 0)]
     spent = 0
     for pause, more, size in plan:
@@ -91,18 +91,18 @@ def test_what_is_spent_in_any_span_is_bounded(rate: float, burst: float, plan: l
         history.append((now, sent, spent))
     for at, (since, sent_then, spent_then) in enumerate(history):
         for until, sent_by, spent_by in history[at:]:
-            earned = TWIN_SHARE * (sent_by - sent_then) + rate * (until - since)
+            earned = SMALL_SHARE * (sent_by - sent_then) + rate * (until - since)
             assert spent_by - spent_then <= burst + earned + 1e-6
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(SMALL_RATE, SMALL_BURST), (0, LARGE_BURST)])
 def test_the_burst_at_its_cap_and_one_byte_beyond(rate: float, burst: int) -> None:
-    assert not Allowance(rate, burst, NOW).spend(burst + 1, 0, NOW)
-    allowance = Allowance(rate, burst, NOW)
+    assert not Allowance(SMALL_SHARE, rate, burst, NOW).spend(burst + 1, 0, NOW)
+    allowance = Allowance(SMALL_SHARE, rate, burst, NOW)
     assert allowance.spend(burst, 0, NOW + 1000.0)
     assert not allowance.spend(1, 0, NOW + 1000.0)
-    assert allowance.spend(1_000, int(1_000 / TWIN_SHARE), NOW + 1000.0)
-    assert not allowance.spend(1, int(1_000 / TWIN_SHARE), NOW + 1000.0)
+    assert allowance.spend(1_000, int(1_000 / SMALL_SHARE), NOW + 1000.0)
+    assert not allowance.spend(1, int(1_000 / SMALL_SHARE), NOW + 1000.0)
 
 
 def test_a_shot_for_which_the_budget_was_spent_gets_its_twin_later() -> None:
@@ -120,7 +120,7 @@ def test_a_shot_for_which_the_budget_was_spent_gets_its_twin_later() -> None:
 
 
 def test_what_was_refused_costs_nothing() -> None:
-    allowance = Allowance(0, 1_000, NOW)
+    allowance = Allowance(SMALL_SHARE, 0, 1_000, NOW)
     for _ in range(10):
         assert not allowance.spend(1_001, 0, NOW)
     assert allowance.spend(1_000, 0, NOW)
@@ -143,7 +143,7 @@ def test_twins_cost_no_more_than_they_may_whatever_is_sent(plan: list[tuple[floa
         rig.twins()
         cost += rig.counters.bytes_sent - before
     rate = SMALL_RATE * (rig.now - NOW)
-    assert cost <= SMALL_BURST + LARGE_BURST + rate + 2 * TWIN_SHARE * rig.counters.bytes_sent
+    assert cost <= SMALL_BURST + LARGE_BURST + rate + 2 * SMALL_SHARE * rig.counters.bytes_sent
     assert len(rig.hedger) == 0
 
 
@@ -221,7 +221,7 @@ def test_a_shot_whose_ack_comes_while_its_twin_waits_for_a_carrier_gets_none() -
     rig = Rig()
     first, second = rig.send(), rig.send()
     rig.now = NOW + OVERDUE + 1e-6
-    rig.hedger.run(rig.now)
+    rig.hedger.run(rig.now, spare=False)
     assert len(rig.hedger) == 2
     assert rig.hedger.next() is first
     rig.acknowledge(first)
@@ -264,7 +264,7 @@ def test_a_larger_shot_is_twinned_when_it_is_late_and_was_overtaken(overtaken: b
         rig.acknowledge(other)
     assert rig.at(late_after(rig) - 0.01) == []
     assert rig.at(late_after(rig)) == ([0] if overtaken else [])
-    assert rig.at(20.0) == [], "only once"
+    assert rig.at(20.0) == ([0] if overtaken else []), "again, as the twin is late too"
 
 
 def test_where_all_is_late_there_are_no_twins() -> None:
@@ -274,7 +274,7 @@ def test_where_all_is_late_there_are_no_twins() -> None:
     assert rig.at(20.0) == []
 
 
-def test_twins_have_no_twins() -> None:
+def test_what_is_twinned_again_is_the_shot_not_its_twin() -> None:
     rig = Rig()
     rig.send(10_000, watch=False)
     rig.now += 0.01
@@ -282,7 +282,7 @@ def test_twins_have_no_twins() -> None:
     assert rig.at(late_after(rig)) == [0]
     rig.now += 0.01
     rig.acknowledge(rig.send(10_000, watch=False))
-    assert rig.at(20.0) == []
+    assert rig.at(20.0) == [0]
 
 
 def test_late_ones_share_their_budget() -> None:
@@ -302,7 +302,7 @@ def test_a_shot_that_waits_for_a_carrier_waits_once() -> None:
     rig.acknowledge(rig.send(watch=False))
     for due in (OVERDUE, OVERDUE + RTT, OVERDUE + 2 * RTT):
         rig.now = NOW + due + 1e-5
-        rig.hedger.run(rig.now)
+        rig.hedger.run(rig.now, spare=False)
         assert len(rig.hedger) == 1
     assert rig.twins() == [0]
 
@@ -346,3 +346,59 @@ def test_twins_at_once_are_all_or_none() -> None:
     assert set(found) == {0, count}
     assert sum(found) == SMALL_BURST // (count * SMALL) * count
     assert rig.hedger.twins_at_once(SMALL, NOW + 1.0) == count
+
+
+# --- while nothing else needs the line
+
+
+def spare_twins(rig: Rig, age: float, spare: bool = True) -> list[int]:
+    """What is twinned when a shot that left first is so old; the numbers of what the twins are of."""
+    rig.now = NOW + age
+    rig.hedger.run(rig.now, spare=spare)
+    found = []
+    while (original := rig.hedger.next()) is not None:
+        rig.hedger.sent()
+        found.append(original.number)
+    return found
+
+
+def in_time(rig: Rig) -> float:
+    return rig.recovery.lateness.in_time(RTT, Acks.delay(RTT))
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_while_the_line_has_room_what_is_late_gets_twins_though_nothing_overtook_it(spare: bool) -> None:
+    rig = Rig()
+    rig.send(10_000, watch=False)
+    assert spare_twins(rig, in_time(rig) - 0.001, spare) == []
+    assert spare_twins(rig, in_time(rig) + 0.001, spare) == ([0] if spare else [])
+    later = [number for step in range(1, 20) for number in spare_twins(rig, in_time(rig) + step * RTT, spare)]
+    assert set(later) == ({0} if spare else set())
+
+
+@pytest.mark.parametrize("why", ["queue", "full"])
+def test_a_line_that_is_full_has_no_room_for_twins(why: str) -> None:
+    rig = Rig()
+    rig.send(10_000, watch=False)
+    if why == "queue":
+        rig.recovery.lateness.queueing = True
+    else:
+        rig.recovery.on_sent(shot(1_000, NOW, int(rig.recovery.congestion.window())))
+    assert spare_twins(rig, in_time(rig) + 0.001) == []
+
+
+def test_what_arrived_meanwhile_gets_no_twin_while_there_is_room() -> None:
+    rig = Rig()
+    sent = rig.send(10_000, watch=False)
+    rig.now += RTT
+    rig.acknowledge(sent)
+    assert [number for step in range(1, 10) for number in spare_twins(rig, in_time(rig) + step * RTT)] == []
+    assert rig.hedger.deadline() == inf
+
+
+def test_what_lagged_behind_a_full_line_is_looked_at_when_there_is_room() -> None:
+    rig = Rig()
+    rig.send(10_000, watch=False)
+    late = late_after(rig) + RTT
+    assert spare_twins(rig, late, spare=False) == []
+    assert spare_twins(rig, late + 0.001) == [0]

@@ -45,7 +45,7 @@ class Rig:
         sealed = self.sealed[self.number] = random.Random(self.number).randbytes(size)
         sent = shot(self.number, self.now, size)
         sent.carrier = carrier
-        self.recovery.on_sent(sent, more_waits=True)
+        self.recovery.on_sent(sent)
         self.on[self.number] = carrier
         self.stripes.add(sent, sealed, others, urgent, self.now)
         self.number += 1
@@ -297,7 +297,7 @@ def test_shots_that_were_lost_go_again_and_need_no_parity() -> None:
 def test_parity_that_found_no_carrier_for_long_is_dropped(rtt: float, resend: bool) -> None:
     """Where nothing is sent again it is worth something for longer."""
     rig = Rig(Setting(1, 2), resend=resend)
-    rig.recovery.rtt = rtt
+    rig.recovery.congestion.rtt = rtt
     limit = max(DROP_RTTS * rtt, DROP_SECONDS) if resend else rig.recovery.give_up_after
     rig.send()
     rig.now += limit / 2

@@ -36,7 +36,7 @@ def send(pair: Pair, count: int = 3, side: int = CLIENT, size: int = SIZE) -> li
     session = pair.sessions[side]
     (stream,) = session.streams
     start = stream.final_size
-    session.recovery.rate = 1e6
+    pair.widen(side)
     stream.write(NOISE[start : start + count * size])
     return pair.flush()
 
@@ -241,7 +241,7 @@ def test_datagrams_of_all_modes_are_rebuilt_in_both_directions(mode: str) -> Non
     assert up is not None
     for side in (CLIENT, SERVER):
         flow = pair.flow(side)
-        pair.sessions[side].recovery.rate = 1e6
+        pair.widen(side)
         for number in range(6):
             flow.send(bytes([number]) * 700, pair.now)
         pair.wait(0.02)

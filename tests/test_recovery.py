@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from math import inf
 
 import pytest
@@ -10,26 +9,19 @@ from account import SIZE, Tallied, ack, ack_rebuilt, make, shot
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tcsplitter.acks import Acks
+from tcsplitter.congestion import DEFAULT_RTT, INITIAL_BYTES
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import LATE_RTTS, LATE_SAMPLES
 from tcsplitter.recovery import (
-    CRUISE_GAIN,
-    DEFAULT_RTT,
     GIVE_UP_RTTS,
     GIVE_UP_SECONDS,
-    INITIAL_BYTES,
-    INITIAL_SHOTS,
+    LATE_WINDOWS,
     LOST_MEMORY,
     LOST_RTTS,
     LOST_SECONDS,
     MAX_BACKOFF,
     MAX_PATIENCE,
-    MIN_RTT_SECONDS,
-    RATE_SECONDS,
-    REGAIN,
-    SLACK,
-    SMALLEST_SHARE,
-    STARTUP_GAIN,
     Recovery,
     SentShot,
 )
@@ -51,7 +43,7 @@ def test_every_shot_is_acknowledged_once_whatever_the_order(plan: list[tuple[str
     account = Recovery(SIZE)
     account.lateness = tallied = Tallied()
     for number in range(20):
-        account.on_sent(shot(number, 0.0, 100 + number, number), more_waits=True)
+        account.on_sent(shot(number, 0.0, 100 + number, number))
     out, lost, rebuilt, arrived = set(range(20)), set[int](), set[int](), set[int]()
     settled = set[int]()
     for what, (low, high) in plan:
@@ -148,15 +140,6 @@ def test_a_delay_longer_than_the_age_gives_no_rtt_below_a_microsecond(delay: flo
     assert account.min_rtt == 1e-6
 
 
-def test_the_minimum_rtt_is_remembered_for_two_spans() -> None:
-    account = make()
-    seen = []
-    for at, rtt in [(0.0, 0.1), (1.0, 0.05), (14.0, 0.2), (16.0, 0.3), (30.0, 0.25), (32.0, 0.4), (46.0, 0.4), (48.0, 0.5)]:
-        account.sample_rtt(rtt, at * MIN_RTT_SECONDS / 15.0)
-        seen.append(account.min_rtt)
-    assert seen == [0.1, 0.05, 0.05, 0.05, 0.05, 0.25, 0.25, 0.4]
-
-
 @pytest.mark.parametrize(
     ("rtt", "lost_after", "give_up_after"),
     [(0.01, LOST_SECONDS, GIVE_UP_SECONDS), (0.5, LOST_RTTS * 0.5, GIVE_UP_RTTS * 0.5)],
@@ -211,7 +194,7 @@ def test_a_verdict_by_time_that_proves_wrong_raises_patience(by_time: bool, wron
 
 def lose_and_deliver(account: Recovery, count: int, now: float) -> None:
     for number in range(count):
-        account.on_sent(shot(number, now), more_waits=True)
+        account.on_sent(shot(number, now))
         account.lose(number, True, now + 1.0)
         ack(account, number, number, now + 2.0, delay=2.0 - 0.01)
 
@@ -223,7 +206,7 @@ def test_patience_has_a_ceiling_and_wears_off() -> None:
     assert account.give_up_after > account.lost_after
     before = account.lost_after
     for number in range(100, 3_000):
-        account.on_sent(shot(number, 5.0), more_waits=True)
+        account.on_sent(shot(number, 5.0))
         ack(account, number, number, 5.005, answered=0)
         assert account.lost_after <= before
         before = account.lost_after
@@ -245,22 +228,53 @@ def acknowledge_many(account: Recovery, age: float, rtt: float = 0.1) -> None:
     """So many acks after `age` that lateness is judged by them."""
     account.sample_rtt(rtt, 0.0)
     for number in range(LATE_SAMPLES):
-        account.on_sent(shot(number, 0.0), more_waits=True)
+        account.on_sent(shot(number, 0.0))
         ack(account, number, number, age, delay=age - rtt)
 
 
 def test_late_shots_have_an_account_of_their_own() -> None:
     account = make()
     acknowledge_many(account, 0.1)
-    account.on_sent(shot(100, 1.0), more_waits=True)
-    account.on_sent(shot(101, 1.1), more_waits=True)
-    account.note_late(1.0 + 0.1 * (LATE_RTTS - 0.05))
+    account.on_sent(shot(100, 1.0))
+    account.on_sent(shot(101, 1.1))
+    in_time = account.lateness.in_time(0.1, Acks.delay(0.1))
+    assert in_time >= 0.1 * LATE_RTTS
+    account.note_late(1.0 + in_time - 0.001)
     assert (account.in_flight, account.late_bytes) == (2 * SIZE, 0)
     for _ in range(2):
-        account.note_late(1.0 + 0.1 * (LATE_RTTS + 0.05))
+        account.note_late(1.0 + in_time + 0.001)
         assert (account.in_flight, account.late_bytes) == (SIZE, SIZE)
     ack(account, 100, 101, 1.2)
     assert (account.in_flight, account.late_bytes) == (0, 0)
+
+
+def test_late_shots_stop_the_sender_when_there_are_too_many() -> None:
+    account = make()
+    most = int(LATE_WINDOWS * account.congestion.window())
+    for number, size in enumerate([most - 1, 1]):
+        assert account.has_room()
+        account.on_sent(shot(number, 0.0, size))
+        account.note_late(100.0)
+        assert account.in_flight == 0
+    assert account.late_bytes == account.under_way == most
+    assert not account.has_room()
+
+
+def test_pace_and_room_have_to_allow_what_is_sent() -> None:
+    account = make()
+    account.congestion.opens_at = 1.0
+    assert account.has_room()
+    assert [account.may_send(at) for at in (0.999, 1.0, 100.0)] == [False, True, True]
+
+
+def test_a_line_is_quiet_that_could_take_as_much_again() -> None:
+    account = make()
+    half = int(account.congestion.window()) // 2
+    account.on_sent(shot(0, 0.0, half - 1))
+    assert account.is_quiet
+    account.note_late(100.0)
+    account.on_sent(shot(1, 100.0, 1))
+    assert not account.is_quiet
 
 
 @pytest.mark.parametrize("fate", ["arrived", "lost", "rebuilt"])
@@ -291,7 +305,7 @@ def test_a_shot_is_overtaken_when_a_younger_one_arrived() -> None:
     assert account.was_overtaken(account.sent[1])
     assert not account.was_overtaken(account.sent[3])
     ack_rebuilt(account, 3, 3, 0.5)
-    account.on_sent(shot(4, 0.25), more_waits=True)
+    account.on_sent(shot(4, 0.25))
     assert not account.was_overtaken(account.sent[4])
 
 
@@ -342,19 +356,8 @@ def test_a_rebuilt_shot_is_forgotten_in_time() -> None:
 # --- how much may be under way
 
 
-@pytest.mark.parametrize("size", [100, 10_000, 100_000])
-def test_before_a_rate_is_known_a_fixed_amount_may_be_under_way(size: int) -> None:
-    account = Recovery(size)
-    bound = max(INITIAL_BYTES, INITIAL_SHOTS * size)
-    assert account.window() == bound
-    account.on_sent(shot(0, 0.0, bound - 1), more_waits=True)
-    assert account.may_send()
-    account.on_sent(shot(1, 0.0, 1), more_waits=True)
-    assert not account.may_send()
-
-
 def shares(account: Recovery) -> float:
-    return account.window() / INITIAL_BYTES
+    return account.congestion.window() / INITIAL_BYTES
 
 
 def test_a_loss_by_time_halves_the_bound_once_in_a_while() -> None:
@@ -389,131 +392,7 @@ def test_a_line_on_which_a_dial_was_quick_is_not_full(took: float, at: float, fu
     assert shares(account) == (0.5 if full else 1.0)
 
 
-def test_one_shot_always_may_go() -> None:
-    account = Recovery(INITIAL_BYTES)
-    for number in range(20):
-        account.on_sent(shot(number, 0.0, INITIAL_BYTES), more_waits=True)
-        account.lose(number, True, 100.0 * number)
-    assert account.window() == INITIAL_BYTES
-
-
-def test_the_share_has_a_floor() -> None:
-    account = Recovery(10)
-    for number in range(20):
-        account.on_sent(shot(number, 0.0, 10), more_waits=True)
-        account.lose(number, True, 100.0 * number)
-    assert shares(account) == pytest.approx(SMALLEST_SHARE)
-
-
 def test_a_loss_by_death_does_not_halve_the_bound() -> None:
     account = make(1)
     account.lose(0, False, 1.0)
     assert shares(account) == 1.0
-
-
-def test_each_ack_regains_a_little_up_to_the_whole() -> None:
-    account = make(100)
-    account.lose(99, True, 1.0)
-    account.rate = 1e6
-    whole = 2 * account.window() - 2 * SIZE
-    seen = []
-    for number in range(30):
-        ack(account, number, number, 1.0, answered=0, delay=1.0 - 0.2)
-        account.rate = 1e6
-        seen.append(account.window())
-    assert seen[1] / seen[0] == pytest.approx(REGAIN)
-    assert seen == sorted(seen)
-    assert seen[-1] == seen[-2] > 0.9 * whole
-
-
-# --- the delivery rate
-
-
-def drive(rate: float, rtt: float, size: int, seconds: float) -> tuple[Recovery, float]:
-    """A line with an endless queue that is sent whatever the account allows; the account, and the time when that ended."""
-    account = Recovery(size)
-    arrivals: list[tuple[float, int]] = []
-    now, free, number = 0.0, 0.0, 0
-    while now < seconds:
-        while account.may_send():
-            account.on_sent(shot(number, now, size), more_waits=True)
-            free = max(free, now) + size / rate
-            heapq.heappush(arrivals, (free + rtt, number))
-            number += 1
-        now, arrived = heapq.heappop(arrivals)
-        ack(account, arrived, arrived, now)
-    return account, now
-
-
-lines = pytest.mark.parametrize(
-    ("rate", "rtt", "size"),
-    [
-        (1e6, 0.05, 10_000),
-        (1e6, 0.3, 10_000),
-        (2.5e6, 0.15, 1_400),
-        (1e5, 0.02, 10_000),
-        (6e6, 0.005, 65_536),
-        (2e7, 0.001, 10_000),
-    ],
-)
-
-
-@lines
-def test_the_rate_of_a_steady_line_is_found(rate: float, rtt: float, size: int) -> None:
-    account, now = drive(rate, rtt, size, 3.0 + 20 * rtt)
-    assert account.rate == pytest.approx(rate, rel=0.2)
-    assert account.rate_at(now) == account.rate
-    assert account.rate_at(now + RATE_SECONDS + 0.001) == 0.0
-
-
-@lines
-def test_start_up_ends_and_the_bound_falls(rate: float, rtt: float, size: int) -> None:
-    account, _ = drive(rate, rtt, size, 3.0 + 20 * rtt)
-    model = account.rate * (account.rtt + SLACK)
-    assert account.window() == pytest.approx(max(CRUISE_GAIN * model + 2 * size, INITIAL_SHOTS * size))
-
-
-def test_start_up_goes_on_while_the_rate_grows() -> None:
-    account = Recovery(SIZE)
-    account.sample_rtt(0.1, 0.0)
-    now, number = 0.0, 0
-    for growth in range(6):
-        first = number
-        for _ in range(2**growth):
-            account.on_sent(shot(number, now), more_waits=True)
-            number += 1
-        now += 0.1
-        ack(account, first, number - 1, now)
-        model = account.rate * (account.rtt + SLACK)
-        assert account.window() == pytest.approx(max(STARTUP_GAIN * model + 2 * SIZE, INITIAL_SHOTS * SIZE))
-    assert account.rate == pytest.approx(2**5 * SIZE / 0.1)
-
-
-def test_an_ack_of_several_shots_at_once_does_not_look_like_a_fast_line() -> None:
-    account = make()
-    account.sample_rtt(0.05, 0.0)
-    for number, at in enumerate([0.0, 0.5, 0.9]):
-        account.on_sent(shot(number, at), more_waits=True)
-    ack(account, 0, 2, 1.0, delay=0.05)
-    assert account.rate == pytest.approx(3 * SIZE / 1.0)
-
-
-def test_a_program_that_sends_little_does_not_lower_the_rate() -> None:
-    account, now = drive(1e6, 0.05, SIZE, 3.0)
-    before = account.rate
-    for extra in range(20):
-        number, now = 10**6 + extra, now + 0.1
-        account.on_sent(shot(number, now), more_waits=False)
-        ack(account, number, number, now + 0.05)
-    assert account.rate == before
-
-
-def test_a_line_that_got_slower_is_noticed() -> None:
-    account, now = drive(1e6, 0.05, SIZE, 3.0)
-    for number in list(account.sent):
-        account.lose(number, False, now)
-    for extra in range(30):
-        number, now = 10**6 + extra, now + 0.1
-        account.on_sent(shot(number, now), more_waits=True)
-        ack(account, number, number, now + 0.1, delay=0.05)
-    assert account.rate == pytest.approx(SIZE / 0.1, rel=0.2)

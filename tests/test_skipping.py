@@ -14,7 +14,7 @@ from tcsplitter.options import Playout, Retries
 from tcsplitter.recovery import GIVE_UP_SECONDS, LOST_SECONDS
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.shared import Handling
-from tcsplitter.streams import GIVEN_UP, INITIAL_WINDOW, PACED_SECONDS, PACED_SHARE, Stream
+from tcsplitter.streams import FAST_GROWTH, GIVEN_UP, INITIAL_WINDOW, PACED_SECONDS, PACED_SHARE, Stream
 
 SIZE = 100
 NOISE = random.Random(1).randbytes(100 * SIZE)
@@ -188,7 +188,7 @@ def test_timers_of_gaps_that_are_filled_do_not_pile_up(beat: float) -> None:
     assert len(server.shared.beats._heap) <= (1 if not beat else 200)
 
 
-@pytest.mark.parametrize(("pause", "granted"), [(0.01, 2 * INITIAL_WINDOW), (PACED_SECONDS + 0.1, INITIAL_WINDOW)])
+@pytest.mark.parametrize(("pause", "granted"), [(0.01, FAST_GROWTH * INITIAL_WINDOW), (PACED_SECONDS + 0.1, INITIAL_WINDOW)])
 def test_credit_comes_early_where_gaps_are_passed(pause: float, granted: int) -> None:
     """So that frames with it may be lost, and the stream goes on."""
     server = receiving(3)

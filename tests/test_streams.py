@@ -12,6 +12,7 @@ from tcsplitter.credit import SESSION_WINDOW
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.streams import (
     BY_PROGRAM,
+    FAST_GROWTH,
     GAP_GROWTH,
     GROWTH_RTTS,
     GROWTH_SECONDS,
@@ -23,7 +24,7 @@ from tcsplitter.streams import (
 )
 
 DATA = 2_500  # three payloads
-HALF = INITIAL_WINDOW // 2
+HALF, QUARTER = INITIAL_WINDOW // 2, INITIAL_WINDOW // 4
 
 
 # --- the state tables: one end, what it does step by step
@@ -283,17 +284,17 @@ class Reader:
     ("received", "consumed", "granted"),
     [
         (INITIAL_WINDOW, 0, []),
-        (HALF, HALF - 1, []),
-        (INITIAL_WINDOW, HALF - 1, []),
-        (HALF, HALF, [INITIAL_WINDOW + HALF]),
-        (INITIAL_WINDOW, HALF, [INITIAL_WINDOW + HALF]),
+        (QUARTER, QUARTER - 1, []),
+        (INITIAL_WINDOW, QUARTER - 1, []),
+        (QUARTER, QUARTER, [INITIAL_WINDOW + QUARTER]),
+        (INITIAL_WINDOW, QUARTER, [INITIAL_WINDOW + QUARTER]),
         (INITIAL_WINDOW, INITIAL_WINDOW, [2 * INITIAL_WINDOW]),
     ],
 )
-def test_credit_is_granted_when_half_a_window_was_consumed(received: int, consumed: int, granted: list[int]) -> None:
+def test_credit_is_granted_when_a_quarter_of_a_window_was_consumed(received: int, consumed: int, granted: list[int]) -> None:
     reader = Reader()
     reader.receive(received)
-    reader.stream.consume(consumed, NOW)
+    reader.stream.consume(consumed, NOW + 2 * GROWTH_SECONDS)
     assert reader.granted() == granted
 
 
@@ -302,6 +303,7 @@ def drain(reader: Reader, *times: float) -> list[int]:
     windows = []
     for at in times:
         reader.receive(reader.stream.credit_limit - reader.stream.incoming.highest)
+        reader.end.shared.now = at
         reader.stream.consume(reader.stream.readable, at)
         windows.append(reader.stream.credit_limit - reader.stream.incoming.highest)
         assert reader.granted() == [reader.stream.credit_limit]
@@ -311,15 +313,15 @@ def drain(reader: Reader, *times: float) -> list[int]:
 @pytest.mark.parametrize(
     ("rtt", "pause", "factor"),
     [
-        (0.1, 0.199, 2),
+        (0.1, 0.199, FAST_GROWTH),
         (0.1, GROWTH_RTTS * 0.1 + 0.001, 1),
-        (0.001, 0.009, 2),
+        (0.001, 0.009, FAST_GROWTH),
         (0.001, GROWTH_SECONDS + 0.001, 1),
     ],
 )
 def test_a_window_grows_while_it_is_consumed_in_less_than_two_rtts(rtt: float, pause: float, factor: int) -> None:
-    windows = drain(Reader(rtt), *(NOW + turn * pause for turn in range(5)))
-    assert windows == [INITIAL_WINDOW * factor**turn for turn in range(5)]
+    windows = drain(Reader(rtt), *(NOW + turn * pause for turn in range(1, 6)))
+    assert windows == [min(INITIAL_WINDOW * factor**turn, MAX_WINDOW) for turn in range(1, 6)]
 
 
 def test_a_window_that_is_used_up_behind_a_gap_grows_at_once() -> None:
@@ -350,7 +352,7 @@ def test_a_reader_that_stopped_gets_no_more_than_it_took(steps: int) -> None:
     window = reader.stream.credit_limit - reader.stream.incoming.highest
     reader.receive(window)
     for _ in range(steps):
-        reader.stream.consume((window // 2 - 1) // steps, NOW + 0.3)
+        reader.stream.consume((window // 4 - 1) // steps, NOW + 0.3)
     assert reader.granted() == []
     with pytest.raises(RemoteProtocolError, match=f"of stream 0 with a credit of {reader.stream.credit_limit}"):
         reader.receive(1)

@@ -14,7 +14,7 @@ from stream_ends import read
 from tcsplitter._core import ACK, CREDIT, HEADER_SIZE, PING, RESET, STREAM, TAG_SIZE
 from tcsplitter.carrier import Carrier
 from tcsplitter.chunks import Control
-from tcsplitter.hedging import SMALL_BURST, TWIN_SHARE
+from tcsplitter.hedging import SMALL_BURST, SMALL_SHARE
 from tcsplitter.lateness import SMALL
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.options import Fec, Retries
@@ -213,7 +213,7 @@ def test_where_the_line_decides_small_shots_have_a_twin_at_once() -> None:
 
 def test_bulk_has_no_twins() -> None:
     pair = opened(AUTO)
-    pair.client.recovery.rate = 1e6
+    pair.widen(CLIENT)
     (stream,) = pair.client.streams
     stream.write(bytes(20 * SIZE))
     pair.flush()
@@ -222,12 +222,12 @@ def test_bulk_has_no_twins() -> None:
 
 def test_twins_at_once_stop_at_their_budget() -> None:
     pair = opened(AUTO, carriers=200)
-    pair.client.recovery.rate = 1e6
+    pair.widen(CLIENT)
     for _ in range(100):
         pair.client.streams.open().write(bytes(900))
     pair.flush()
     sealing = HEADER_SIZE + TAG_SIZE
-    bound = SMALL_BURST + TWIN_SHARE * pair.client.counters.bytes_sent
+    bound = SMALL_BURST + SMALL_SHARE * pair.client.counters.bytes_sent
     assert SMALL_BURST / 2 < pair.counted(CLIENT, "hedge_bytes") <= bound + sealing * pair.counted(CLIENT, "hedges_sent")
 
 

@@ -10,11 +10,12 @@ from simulator import Line, Network, Plan
 
 from tcsplitter.carrier import Carrier
 from tcsplitter.client_end import ClientConfig
+from tcsplitter.demand import MAX_WANT, OPENING_RTTS
 from tcsplitter.lateness import CLEAN_SHARE, MAX_TWINS, SMALL
 from tcsplitter.modes import RESERVE, Kind
 from tcsplitter.options import Fec
 from tcsplitter.outbox import Outbox
-from tcsplitter.sending import MAX_WANT, SessionConfig
+from tcsplitter.sending import SessionConfig
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.session import Session
 from tcsplitter.shared import Handling
@@ -122,20 +123,24 @@ def test_an_end_of_a_fixed_pool_wants_no_more_than_there_can_be(conns: int, at_m
 
 
 def test_parity_that_waits_for_a_carrier_is_wanted_one() -> None:
-    pair = Pair(Handling(size=SIZE, fec=Fec(3, 1), hedge=False), carriers=5)
-    pair.open()
-    (stream,) = pair.client.streams
-    stream.write(bytes(3 * SIZE))
-    assert [len(data_shots(pair.flush())), len(parity_shots(pair.wire))] == [3, 0]
-    want = pair.client.want()
-    pair.connect(Carrier(Kind.FLING, pair.now))
-    assert len(parity_shots(pair.flush())) == 1
-    assert pair.client.want() == want - 1
+    wanted = {}
+    for fec in (Fec(), Fec(3, 1)):
+        pair = Pair(Handling(size=SIZE, fec=fec, hedge=False), carriers=5)
+        pair.open()
+        at_rest = pair.client.want()
+        (stream,) = pair.client.streams
+        stream.write(bytes(3 * SIZE))
+        assert [len(data_shots(pair.wait(RTT / 3))), len(parity_shots(pair.wire))] == [3, 0]
+        wanted[fec.used] = pair.client.want() - at_rest
+        pair.connect(Carrier(Kind.FLING, pair.now))
+        assert len(parity_shots(pair.flush())) == fec.used
+    assert wanted[True] == wanted[False] + 1
 
 
 def test_twins_that_wait_for_carriers_are_wanted_ones() -> None:
     pair = Pair(Handling(size=SIZE), carriers=2)
     pair.open()
+    pair.wait(OPENING_RTTS * RTT + 0.001)
     (stream,) = pair.client.streams
     stream.write(b"hello")
     assert len(data_shots(pair.flush())) == 1
@@ -168,7 +173,9 @@ class FullLine:
         self.pair.open()
         self.session = self.pair.sessions[side]
         self.bulk, self.other = self.session.streams
-        self.session.recovery.rate = 20_000.0
+        self.session.recovery.congestion.rate = 20_000.0
+        for _ in range(5):
+            self.session.recovery.congestion.on_full()
         self.bulk.write(bytes(15 * SIZE))
         self.pair.wait(RTT / 3)
         assert self.waits
@@ -244,20 +251,21 @@ def test_the_last_shots_of_bulk_have_parity(side: int) -> None:
     assert parity_shots(sent)
 
 
-def burst(side: int, carriers: int, rate: float, payloads: int) -> tuple[Pair, list[Sent]]:
-    """A stream that was silent writes so much at once; what leaves."""
+def burst(side: int, carriers: int, payloads: int) -> tuple[Pair, list[Sent]]:
+    """A stream that was silent writes so much at once; what leaves before an ack can come."""
     pair = Pair(Handling(size=SIZE, fec=AUTO, hedge=False), carriers=carriers)
     pair.open()
     session = pair.sessions[side]
-    session.recovery.rate = rate
     session.recovery.lateness.share = 0.05
-    next(iter(session.streams)).write(bytes(payloads * SIZE))
-    return pair, pair.flush()
+    stream = next(iter(session.streams))
+    stream.raise_send_limit(payloads * SIZE)
+    stream.write(bytes(payloads * SIZE))
+    return pair, pair.wait(RTT / 25)
 
 
 @both_ways
 def test_the_first_shots_of_what_fills_the_line_have_none(side: int) -> None:
-    pair, sent = burst(side, carriers=200, rate=1.5e5, payloads=60)
+    pair, sent = burst(side, carriers=300, payloads=250)
     assert pair.sessions[side].shared.scheduler.bulk
     assert len(data_shots(sent)) > 10
     assert parity_shots(sent) == []
@@ -265,7 +273,7 @@ def test_the_first_shots_of_what_fills_the_line_have_none(side: int) -> None:
 
 @both_ways
 def test_what_takes_the_last_carrier_with_its_last_byte_does_not_wait(side: int) -> None:
-    pair, sent = burst(side, carriers=12, rate=1e6, payloads=10)  # two carriers were used before
+    pair, sent = burst(side, carriers=12, payloads=10)  # two carriers were used before
     assert len(data_shots(sent)) == 10
     assert pair.sessions[side].carriers.count_idle() == 0
     assert not pair.sessions[side].shared.scheduler

@@ -1,0 +1,317 @@
+"""How fast to send: what the line carries, how long its queue is, and what may be under way.
+
+The line is a rate and a minimum RTT, as in BBR (Cardwell et al., ACM Queue 14(5), 2016). Besides, the queue is measured: every
+connection that is dialled tells of an RTT, so there are enough of them for the smallest one of each round to show what stands
+in the queue, however much single packets jitter. Pacing yields to that in proportion.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tcsplitter.recovery import SentShot
+
+DEFAULT_RTT = 0.2
+"""Seconds; taken for the RTT until one was measured."""
+MIN_RTT_SECONDS = 15.0
+"""The minimum RTT is that of the current span of so many seconds and of the one before."""
+INITIAL_BYTES, LEAST_SHOTS = 256_000, 4
+"""What may be under way before a rate is known: so many bytes; and at least so many shots, unless the line is full."""
+STARTUP_WINDOW, CRUISE_GAIN, CONTEST_GAIN = 2.0, 1.5, 2.0
+"""What may be under way, as multiples of what fills the line: while its rate is looked for, once it is known, and where others
+keep the queue full."""
+STARTUP_GAIN, PROBE_GAIN, LEAST_GAIN = 2.89, 1.25, 0.5
+"""How much faster than its rate the line is tried, for a round; how much slower a queue makes the pace."""
+DRAIN_RTTS = 2.5
+"""RTTs in which a queue that is too long is to be worked off."""
+PROBE_ROUNDS, TRIED_ROUNDS = 8, 2
+"""Rounds from one try to the next, and to the next after one that found a higher rate."""
+FOUND, FOUND_AGAIN = 1.1, 3
+"""A try has found a higher rate if it is so many times the one before; after so many such in a row the search begins anew."""
+SLACK = 0.002
+"""Seconds added to the minimum RTT in the bound: wake-ups and clock steps."""
+PACED_RTT = 0.002
+"""On lines with a smaller RTT the bound alone does: their pace is finer than timers are."""
+BURST_SHARE, BURST_SECONDS = 0.125, 0.002
+"""What was not sent for want of a wake-up may be made up for, as far as that is no longer ago than this share of the RTT, or this
+time."""
+LONGEST_PAUSE = 1.0
+"""Seconds, or an RTT if that is more, for which the pace may hold back at the most: a rate can be learnt from very little."""
+ROUND_SECONDS = 0.005
+"""Rounds are RTTs, but not shorter."""
+QUEUE_SHARE, QUEUE_SECONDS = 0.1, 0.002
+"""The larger of this share of the RTT and this time, and the time that a shot takes, may stand in the queue."""
+JITTER_SECONDS, JITTER_NEWS = 0.0005, 0.125
+"""How far at least one sample may raise the jitter, and the weight of each."""
+QUEUE_JITTER, JITTER_WINDOW = 1.5, 2.0
+"""Where RTTs jitter the smallest of a round is longer by so many times that without any queue, and acks take so much longer."""
+FULL_SHARE, FULL_SECONDS, FULL_JITTER, FULL_SAMPLES = 0.5, 0.005, 3.0, 8
+"""The search for the rate ends when so many samples in a row are longer than the minimum RTT by the largest of these: a share of
+it, seconds, a multiple of the jitter."""
+ENOUGH_SHOTS = 2
+"""A rate is known once so many payloads were delivered while one shot was under way."""
+FLAT_ROUNDS, GROWTH = 3, 1.25
+"""Or when the rate has not grown by this factor in so many rounds."""
+STUBBORN, STUBBORN_RTTS, CONTEST_ROUNDS = 2.0, 4.0, 64
+"""A queue that stays though this end has held back so many times what stood in it, and so many RTTs besides, is that of others:
+for so many rounds it does not yield."""
+NEWS, RELAX = 0.25, 1.02
+"""Where a queue stands, what is delivered in a round is the rate of the line: the weight of the newest of those averages. They
+bound the rate, and this factor loosens the bound in each round without a queue."""
+RATE_SECONDS = 5.0
+"""A rate that was measured longer ago says nothing of what is needed now."""
+MIN_RATE_WINDOW, RATE_ROUNDS = 1.0, 10
+"""Seconds over which the largest delivery rate counts, or RTTs if that is more."""
+SMALLEST_SHARE, REGAIN = 0.05, 1.05
+"""How far the bound is halved where the line is full, and what each ack gives back."""
+
+
+class Congestion:
+    """The line as one direction of a session finds it. Times in seconds, rates in bytes per second."""
+
+    def __init__(self, size: int) -> None:
+        """`size`: bytes of a payload."""
+        self.size = size
+        self.rate = 0.0
+        """Delivery rate: the largest of the recent samples; 0 while unknown."""
+        self.min_rtt = 0.0
+        """0 while unknown."""
+        self.rtt = DEFAULT_RTT
+        """The minimum RTT, or a guess."""
+        self.queue = 0.0
+        """How long the queue was at the least in the last round."""
+        self.jitter = 0.0
+        """By how much one connection takes longer or shorter to dial than the one before; what is far out counts little."""
+        self.rounds = 0
+        """How many there were."""
+        self.opens_at = -inf
+        """When the pace allows the next shot."""
+        self._gain = STARTUP_GAIN
+        self._pace = inf
+        """Bytes per second; none before a rate is known."""
+        self._startup = True
+        self._is_first = True
+        """Nothing is known that speaks against what may be tried at first."""
+        self._min_rtts = [inf, inf]
+        self._min_rtt_since = -inf
+        self._round_at = 0.0
+        self._round_rtt = inf
+        self._round_rate = 0.0
+        self._flat_rounds = 0
+        self._last_rtt = 0.0
+        self._long_samples = 0
+        self._probe_in = 0
+        self._found = 0
+        """How many tries in a row have found a higher rate."""
+        self._yielded = 0.0
+        """What was not sent since the queue is too long, in seconds of the line's time."""
+        self._longest = 0.0
+        """The longest queue since then."""
+        self._rate_before = 0.0
+        """The rate before that."""
+        self._contest = 0
+        """Rounds for which this end goes on not to yield."""
+        self._share = 1.0
+        self._under_way = 0
+        self._delivered = 0
+        self._delivered_at = 0.0
+        self._first_sent_at = 0.0
+        self._limited_until = -1
+        self._most_delivered = 0
+        """Bytes of the largest sample of the rate."""
+        self._rates: deque[tuple[float, float]] = deque()
+        self._ceiling = inf
+        """What the rate is at most, by what was delivered while a queue stood."""
+        self._round_began = 0.0
+        self._round_delivered = 0
+
+    # ----------------------------------------------------------------------------- what was seen
+
+    def sample_rtt(self, seconds: float, size: int, now: float) -> None:
+        """It took so long until an answer to so many bytes came."""
+        seconds = max(seconds, 1e-6)
+        if now > self._min_rtt_since + MIN_RTT_SECONDS:
+            self._min_rtts = [self._min_rtts[1], inf]
+            self._min_rtt_since = now
+        self._min_rtts[1] = min(self._min_rtts[1], seconds)
+        self.rtt = self.min_rtt = min(self._min_rtts)
+        if self.rate:
+            seconds -= size / self.rate
+        self._round_rtt = min(self._round_rtt, seconds)
+        if not size:
+            step = min(abs(seconds - self._last_rtt), 2 * self.jitter + JITTER_SECONDS)
+            self.jitter += JITTER_NEWS * (step - self.jitter)
+            self._last_rtt = seconds
+        if self._startup:
+            self._count_long(seconds - self.rtt)
+
+    def _count_long(self, queue: float) -> None:
+        """In start-up: leave it when the queue has grown long, if what the rate was taken of is enough to tell."""
+        long = queue > max(FULL_SHARE * self.rtt, FULL_SECONDS, FULL_JITTER * self.jitter)
+        self._long_samples = self._long_samples + 1 if long else 0
+        self._is_first &= not long
+        if self._long_samples >= FULL_SAMPLES and self._most_delivered >= ENOUGH_SHOTS * self.size:
+            self._end_startup()
+
+    def on_sent(self, shot: SentShot, under_way: int) -> None:
+        """A shot goes; `under_way`: bytes that were before it."""
+        now = shot.sent_at
+        if not under_way:
+            self._delivered_at = self._first_sent_at = now
+        self._under_way = under_way
+        shot.delivered = self._delivered
+        shot.delivered_at = self._delivered_at
+        shot.first_sent_at = self._first_sent_at
+        shot.limited = self._delivered <= self._limited_until
+        if self.rate and self.rtt > PACED_RTT:
+            free_at = max(self.opens_at, now - max(BURST_SHARE * self.rtt, BURST_SECONDS)) + shot.size / self._pace
+            self.opens_at = min(free_at, now + max(self.rtt, LONGEST_PAUSE))
+
+    def on_limited(self, under_way: int) -> None:
+        """Not the line, but the program or want of carriers is what limits what is sent now."""
+        self._limited_until = self._delivered + under_way
+
+    def on_delivered(self, shot: SentShot, now: float) -> None:
+        """Its ack came. The rate is that since the last delivery before it was sent, or of what was sent since then if that took
+        longer (draft-cheng-iccrg-delivery-rate-estimation)."""
+        self._share = min(1.0, self._share * REGAIN)
+        self._delivered += shot.size
+        interval = max(now - shot.delivered_at, shot.sent_at - shot.first_sent_at, self.rtt)
+        self._delivered_at = now
+        self._first_sent_at = max(self._first_sent_at, shot.sent_at)
+        rate = (self._delivered - shot.delivered) / interval
+        if rate >= self.rate or not shot.limited:
+            self._most_delivered = max(self._most_delivered, self._delivered - shot.delivered)
+            self._keep_rate(rate, now)
+        if now >= self._round_at:
+            self._end_round(shot.limited, now)
+        self._set_pace(now)
+
+    def on_full(self) -> None:
+        """Shots are lost since the line is full."""
+        self._share = max(SMALLEST_SHARE, self._share / 2)
+
+    # ------------------------------------------------------------------------- what follows of it
+
+    def window(self) -> float:
+        """Bytes that may be under way."""
+        if not self.rate:
+            bound = float(INITIAL_BYTES)
+        else:
+            gain = STARTUP_WINDOW if self._startup else CONTEST_GAIN if self._contest else CRUISE_GAIN
+            held_up = min(self.queue, self.rtt) if self._contest else 0.0
+            bound = gain * self.rate * (self.rtt + held_up + JITTER_WINDOW * self.jitter + SLACK) + 2 * self.size
+            if self._is_first:
+                bound = max(bound, INITIAL_BYTES)
+        return max(self.size, self._share * max(LEAST_SHOTS * self.size, bound))
+
+    def rate_at(self, now: float) -> float:
+        """The delivery rate; 0 when nothing was delivered of late."""
+        return self.rate if now - self._delivered_at < RATE_SECONDS else 0.0
+
+    @property
+    def starting(self) -> bool:
+        """The rate is being looked for."""
+        return self._startup
+
+    def _set_pace(self, now: float) -> None:
+        """Follow rate and gain, with what is to be waited for at the old pace, too."""
+        pace = self._gain * self.rate
+        if self._is_first:
+            pace = max(pace, INITIAL_BYTES / self.rtt)
+        if self.opens_at > now:
+            self.opens_at = now + (self.opens_at - now) * self._pace / pace
+        self._pace = pace
+
+    # ------------------------------------------------------------------------------------ rounds
+
+    def _keep_rate(self, rate: float, now: float) -> None:
+        rates = self._rates
+        while rates and rates[-1][1] <= rate:
+            rates.pop()
+        rates.append((now, rate))
+        oldest = now - max(RATE_ROUNDS * self.rtt, MIN_RATE_WINDOW)
+        while rates[0][0] < oldest:
+            rates.popleft()
+        self.rate = min(rates[0][1], self._ceiling)
+
+    def _end_round(self, limited: bool, now: float) -> None:
+        if self._round_rtt < inf:
+            self.queue = max(0.0, self._round_rtt - self.rtt)
+        self._round_rtt = inf
+        self._round_at = now + max(self.rtt + min(self.queue, self.rtt), ROUND_SECONDS)
+        self.rounds += 1
+        if self._startup:
+            self._look_for_end(limited)
+        if not self._startup:
+            shot = self.size / self.rate if self.rate else 0.0
+            excess = self.queue - max(QUEUE_SHARE * self.rtt, QUEUE_SECONDS, shot, QUEUE_JITTER * self.jitter)
+            self._bound_rate(excess > 0, now)
+            self._choose_gain(excess, now)
+        self._round_began, self._round_delivered = now, self._delivered
+
+    def _bound_rate(self, stands: bool, now: float) -> None:
+        average = (self._delivered - self._round_delivered) / max(now - self._round_began, self.rtt)
+        if not stands or self._contest:
+            self._ceiling = max(RELAX * self._ceiling, average)
+        elif self._limited_until < self._round_delivered:
+            self._ceiling = min(self._ceiling, self.rate)
+            self._ceiling += NEWS * (average - self._ceiling)
+
+    def _look_for_end(self, limited: bool) -> None:
+        """Leave start-up when the rate has not grown for a while."""
+        if self.rate > GROWTH * self._round_rate:
+            self._flat_rounds = 0
+            self._round_rate = self.rate
+        elif not limited:
+            self._flat_rounds += 1
+        if self._flat_rounds >= FLAT_ROUNDS:
+            self._end_startup()
+
+    def _end_startup(self) -> None:
+        self._startup = self._is_first = False
+        self._round_rate = self.rate
+        self._probe_in = TRIED_ROUNDS
+        self._gain = LEAST_GAIN
+
+    def _choose_gain(self, excess: float, now: float) -> None:
+        """How fast the next round goes: faster now and then, slower where a queue stands for too long."""
+        self._notice_others(excess, now)
+        self._probe_in -= 1
+        found = self.rate > FOUND * self._round_rate
+        if excess > 0 and not self._contest:
+            self._gain = max(LEAST_GAIN, 1.0 - excess / (DRAIN_RTTS * self.rtt))
+            self._found = 0
+        elif found or self._probe_in <= 0:
+            self._gain = PROBE_GAIN
+            self._probe_in = PROBE_ROUNDS
+            self._round_rate = self.rate
+            self._found = self._found + 1 if found else 0
+            if self._found >= FOUND_AGAIN:
+                self._search()
+        else:
+            self._gain = 1.0
+
+    def _notice_others(self, excess: float, now: float) -> None:
+        """See whether it is for others that a queue stands, as yielding does not end it; then take back what that has cost."""
+        self._contest = max(0, self._contest - 1)
+        if excess <= 0:
+            self._yielded = self._longest = 0.0
+            self._rate_before = self.rate
+            return
+        self._yielded += max(0.0, 1.0 - self._gain) * (now - self._round_began)
+        self._longest = max(self._longest, self.queue, self._under_way / self.rate - self.rtt)
+        if self._yielded > STUBBORN * self._longest + STUBBORN_RTTS * self.rtt and self.rtt > PACED_RTT:
+            self._contest, self._yielded = CONTEST_ROUNDS, 0.0
+            self._ceiling = inf
+            self._keep_rate(self._rate_before, now)
+
+    def _search(self) -> None:
+        """The line carries far more than was known: look for its rate as at the start."""
+        self._startup = True
+        self._gain = STARTUP_GAIN
+        self._found = self._flat_rounds = self._long_samples = 0
+        self._ceiling = inf

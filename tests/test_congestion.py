@@ -1,0 +1,437 @@
+"""How fast to send: the rate of a line, its queue, the bound and the pace, on a model of a line and by hand."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from itertools import pairwise
+from math import inf, log2
+
+import pytest
+from account import SIZE, ack, make, shot
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcsplitter.congestion import (
+    DEFAULT_RTT,
+    INITIAL_BYTES,
+    LEAST_SHOTS,
+    MIN_RATE_WINDOW,
+    MIN_RTT_SECONDS,
+    PACED_RTT,
+    RATE_SECONDS,
+    REGAIN,
+    SLACK,
+    SMALLEST_SHARE,
+    Congestion,
+)
+from tcsplitter.recovery import Recovery
+
+MBIT = 125_000.0
+
+
+class Path:
+    """A line with an endless queue, and an end that sends whatever pace and bound allow, each shot on a connection of its own.
+
+    Whenever a shot leaves a connection is dialled, behind it in the queue. Shots and dials take an RTT besides, more or less by
+    up to `jitter` of it, and what others put into the queue.
+    """
+
+    def __init__(self, rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1) -> None:
+        self.rate = rate
+        self.rtt = rtt
+        self.size = size
+        self.offered = inf
+        """Bytes per second that the program has to send."""
+        self.carriers = inf
+        """Shots that may be under way."""
+        self.foreign = 0.0
+        """Seconds that others' packets stand in the queue."""
+        self.now = 0.0
+        self.queues: list[tuple[float, float]] = []
+        """When a shot left, and the time that its packets had to wait for those before."""
+        self.arrived: list[tuple[float, int]] = [(0.0, 0)]
+        """When, and bytes up to then."""
+        self.account = Recovery(size)
+        self.account.dialled(rtt, 0.0)
+        self._jitter = jitter
+        self._random = random.Random(seed)
+        self._free = 0.0
+        self._sent = 0
+        self._since = 0.0
+        self._sent_since = 0
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._serial = 0
+
+    @property
+    def congestion(self) -> Congestion:
+        return self.account.congestion
+
+    def offer(self, rate: float) -> None:
+        """From now on the program writes so many bytes per second."""
+        self.offered, self._since, self._sent_since = rate, self.now, 0
+
+    def run(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now < until:
+            self._send()
+            times = [until]
+            if self._events:
+                times.append(self._events[0][0])
+            if self.account.has_room() and self.congestion.opens_at > self.now:
+                times.append(self.congestion.opens_at)
+            if self.offered < inf:
+                times.append(max(self.now + 1e-6, self._since + (self._sent_since + 1) * self.size / self.offered))
+            self.now = min(times)
+            self.account.note_late(self.now)
+            while self._events and self._events[0][0] <= self.now:
+                heapq.heappop(self._events)[2]()
+
+    def run_rtts(self, count: float) -> None:
+        self.run(count * self.rtt)
+
+    def _send(self) -> None:
+        while self.account.may_send(self.now):
+            due = (self.now - self._since) * self.offered if self.offered < inf else inf
+            if (self._sent_since + 1) * self.size > due * (1 + 1e-9) or len(self.account.sent) >= self.carriers:
+                self.congestion.on_limited(self.account.under_way)
+                return
+            number = self._sent
+            self._sent += 1
+            self._sent_since += 1
+            self.account.on_sent(shot(number, self.now, self.size))
+            self._free = max(self._free, self.now)
+            self.queues.append((self.now, self._free - self.now))
+            self._free += self.size / self.rate
+            self._after(self._travel(), lambda number=number: self._arrive(number))  # type: ignore[misc]
+            took = self._travel()
+            self._after(took, lambda took=took: self.account.dialled(took, self.now))  # type: ignore[misc]
+
+    def _travel(self) -> float:
+        dice = self._jitter * (2 * self._random.random() - 1)
+        return self._free - self.now + self.rtt * (1 + dice) + self.foreign
+
+    def _arrive(self, number: int) -> None:
+        ack(self.account, number, number, self.now)
+        self.arrived.append((self.now, self.arrived[-1][1] + self.size))
+
+    def _after(self, seconds: float, act: Callable[[], object]) -> None:
+        self._serial += 1
+        heapq.heappush(self._events, (self.now + seconds, self._serial, act))
+
+    # ------------------------------------------------------------------------- what is looked at
+
+    def throughput(self, since: float) -> float:
+        """Bytes per second that arrived since then."""
+        before = max(total for at, total in self.arrived if at <= since)
+        return (self.arrived[-1][1] - before) / (self.now - since)
+
+    def queue(self, since: float) -> float:
+        """Seconds that the median shot had to wait in the queue, of those that left since then."""
+        waits = sorted(wait for at, wait in self.queues if at >= since)
+        return waits[len(waits) // 2] if waits else 0.0
+
+
+LINES = [
+    (rate * MBIT, rtt, size)
+    for rate, rtt, size in [
+        (1, 0.001, 1_300),
+        (1, 0.05, 1_300),
+        (1, 0.3, 10_000),
+        (8, 0.02, 10_000),
+        (8, 0.3, 1_300),
+        (10, 0.005, 65_536),
+        (50, 0.001, 10_000),
+        (50, 0.03, 10_000),
+        (50, 0.15, 65_536),
+        (100, 0.01, 10_000),
+        (200, 0.08, 65_536),
+        (400, 0.003, 10_000),
+        (1_000, 0.001, 65_536),
+        (1_000, 0.02, 65_536),
+        (1_000, 0.1, 65_536),
+        (1_000, 0.3, 262_144),
+    ]
+]
+lines = pytest.mark.parametrize(("rate", "rtt", "size"), LINES, ids=str)
+
+
+def span(path: Path, rounds: float) -> float:
+    """So many RTTs, rounds or shots, whichever take longest."""
+    return rounds * max(path.rtt, 0.005, path.size / path.rate)
+
+
+def started(rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1) -> Path:
+    """A line whose rate is found, and on which what was sent to find it has been worked off."""
+    path = Path(rate, rtt, size, jitter, seed)
+    path.run(4 * INITIAL_BYTES / rate + span(path, 60))
+    return path
+
+
+# --- a steady line
+
+
+@lines
+def test_the_rate_of_a_steady_line_is_found_and_used(rate: float, rtt: float, size: int) -> None:
+    path = started(rate, rtt, size)
+    since = path.now
+    path.run(span(path, 40))
+    assert path.congestion.rate == pytest.approx(rate, rel=0.1)
+    assert path.throughput(since) > 0.9 * rate
+
+
+@given(st.floats(0, 3), st.floats(-3, -0.6), st.sampled_from([1_300, 10_000, 65_536]), st.integers(0, 99))
+def test_whatever_the_line_its_rate_is_found_and_used(power: float, rtt: float, size: int, seed: int) -> None:
+    rate = 10**power * MBIT
+    size = max(size, int(rate * 10**rtt / 200))  # fewer shots, for time's sake
+    path = started(rate, 10**rtt, size, 0.02, seed)
+    since = path.now
+    path.run(span(path, 30))
+    assert path.congestion.rate == pytest.approx(rate, rel=0.15)
+    assert path.throughput(since) > 0.85 * rate
+
+
+@pytest.mark.parametrize(("rate", "rtt", "size"), [line for line in LINES if line[1] > PACED_RTT], ids=str)
+def test_the_queue_stays_short(rate: float, rtt: float, size: int) -> None:
+    """Half an RTT, what two shots take, or what timers and rounds are too coarse for."""
+    path = started(rate, rtt, size)
+    since = path.now
+    path.run(span(path, 40))
+    assert path.queue(since) < max(0.6 * rtt, 2 * size / rate, 0.003)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@lines
+def test_jitter_costs_little(rate: float, rtt: float, size: int, seed: int) -> None:
+    if rate * rtt > 600 * size and seed:
+        pytest.skip("many shots take long, and differ little")
+    path = started(rate, rtt, size, 1 / 6, seed)
+    since = path.now
+    path.run(span(path, 40))
+    assert path.throughput(since) > 0.85 * rate
+    assert path.queue(since) < max(rtt, 3 * size / rate, 0.01)
+
+
+# --- start-up
+
+
+@lines
+def test_the_search_for_the_rate_ends(rate: float, rtt: float, size: int) -> None:
+    path = Path(rate, rtt, size)
+    assert path.congestion.starting
+    path.run(span(path, 15))
+    assert not path.congestion.starting
+    path.run(4 * INITIAL_BYTES / rate)
+    assert path.congestion.rate > 0.8 * rate
+
+
+@pytest.mark.parametrize(("rate", "rtt", "size"), [line for line in LINES if line[0] * line[1] > 2 * INITIAL_BYTES], ids=str)
+def test_start_up_takes_few_rtts(rate: float, rtt: float, size: int) -> None:
+    """It grows by a factor each RTT, so how many are needed depends on how much the line takes."""
+    path = Path(rate, rtt, size)
+    path.run_rtts(3 + 2 * log2(rate * rtt / INITIAL_BYTES))
+    since = path.now
+    path.run_rtts(3)
+    assert path.throughput(since) > 0.8 * rate
+
+
+def test_start_up_goes_on_while_the_rate_grows() -> None:
+    account = make()
+    account.sample_rtt(0.1, 0.0)
+    now, number = 0.0, 0
+    windows = []
+    for growth in range(6):
+        first = number
+        for _ in range(2**growth):
+            account.on_sent(shot(number, now))
+            number += 1
+        now += 0.1
+        ack(account, first, number - 1, now)
+        assert account.congestion.starting
+        windows.append(account.congestion.window())
+    assert account.congestion.rate == pytest.approx(2**5 * SIZE / 0.1)
+    assert windows == sorted(windows)
+    assert windows[-1] > 2**5 * SIZE
+
+
+def test_others_that_keep_the_queue_full_end_the_search() -> None:
+    path = Path(10 * MBIT, 0.02, 1_300)
+    path.run_rtts(1)
+    path.foreign = 0.04
+    path.run_rtts(15)
+    assert not path.congestion.starting
+
+
+@pytest.mark.parametrize("age", [0.3, 3.0, 100.0])
+@pytest.mark.parametrize("size", [100, 10_000, 65_536])
+def test_a_program_that_says_little_does_not_end_the_search(size: int, age: float) -> None:
+    account = Recovery(size)
+    account.dialled(0.1, 0.0)
+    for number in range(100):
+        now = number * (age + 1.0)
+        account.congestion.on_limited(account.under_way)
+        account.on_sent(shot(number, now, 36))
+        ack(account, number, number, now + 0.1)
+    assert account.congestion.starting
+
+
+# --- a line that changes
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@lines
+def test_a_line_that_gets_slower_or_faster_is_followed(rate: float, rtt: float, size: int, factor: float) -> None:
+    path = started(rate, rtt, size)
+    path.rate *= factor
+    path.run(span(path, 60) + MIN_RATE_WINDOW)
+    since = path.now
+    path.run(span(path, 20))
+    assert path.congestion.rate == pytest.approx(path.rate, rel=0.2)
+    assert path.throughput(since) > 0.85 * path.rate
+    assert path.queue(since) < max(rtt, 3 * size / path.rate, 0.01)
+
+
+LONG = [line for line in LINES if line[0] * line[1] > 8 * line[2]]
+"""Those that many shots fill."""
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5])
+@pytest.mark.parametrize(("rate", "rtt", "size"), LONG, ids=str)
+def test_a_program_that_sends_little_does_not_lower_the_rate(rate: float, rtt: float, size: int, share: float) -> None:
+    path = started(rate, rtt, size)
+    before = path.congestion.rate
+    path.offer(share * rate)
+    path.run(span(path, 40) + MIN_RATE_WINDOW)
+    assert path.congestion.rate >= 0.95 * before
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize(("rate", "rtt", "size"), LONG, ids=str)
+def test_want_of_carriers_does_not_lower_the_rate(rate: float, rtt: float, size: int, share: float) -> None:
+    path = started(rate, rtt, size)
+    before = path.congestion.rate
+    path.carriers = max(2, int(share * rate * rtt / size))
+    path.run(span(path, 40) + MIN_RATE_WINDOW)
+    assert path.congestion.rate >= 0.95 * before
+
+
+# --- the bound
+
+
+@pytest.mark.parametrize("size", [100, 10_000, 100_000])
+def test_before_a_rate_is_known_a_fixed_amount_may_be_under_way(size: int) -> None:
+    account = Recovery(size)
+    bound = max(INITIAL_BYTES, LEAST_SHOTS * size)
+    assert account.congestion.window() == bound
+    account.on_sent(shot(0, 0.0, bound - 1))
+    assert account.has_room()
+    assert account.may_send(0.0)
+    account.on_sent(shot(1, 0.0, 1))
+    assert not account.has_room()
+    assert not account.may_send(100.0)
+
+
+def test_a_full_line_halves_the_bound_down_to_a_floor() -> None:
+    congestion = Congestion(10)
+    windows = [congestion.window()]
+    for _ in range(20):
+        congestion.on_full()
+        windows.append(congestion.window())
+    assert [after / before for before, after in pairwise(windows)][:4] == [0.5] * 4
+    assert windows[-1] == windows[-2] == pytest.approx(SMALLEST_SHARE * INITIAL_BYTES)
+
+
+def test_one_shot_always_may_go() -> None:
+    congestion = Congestion(INITIAL_BYTES)
+    for _ in range(20):
+        congestion.on_full()
+    assert congestion.window() == INITIAL_BYTES
+
+
+def test_each_ack_regains_a_little_up_to_the_whole() -> None:
+    account = make(100)
+    congestion = account.congestion
+    congestion.rate = 1e6
+    whole = congestion.window()
+    for _ in range(4):
+        congestion.on_full()
+    seen = [congestion.window()]
+    for number in range(80):
+        ack(account, number, number, 1.0, answered=0, delay=1.0 - 0.2)
+        congestion.rate = 1e6
+        seen.append(congestion.window())
+    assert seen[1] / seen[0] == pytest.approx(REGAIN)
+    assert seen == sorted(seen)
+    assert seen[-1] == seen[-2] > 0.9 * whole
+
+
+@lines
+def test_the_bound_fills_the_line_and_falls_after_the_search(rate: float, rtt: float, size: int) -> None:
+    path = started(rate, rtt, size)
+    full = path.congestion.rate * (path.congestion.rtt + SLACK)
+    assert full <= path.congestion.window() <= max(LEAST_SHOTS * size, 4 * full + 3 * size)
+
+
+# --- samples
+
+
+def test_the_rtt_is_a_guess_until_one_is_measured() -> None:
+    congestion = Congestion(SIZE)
+    assert (congestion.rtt, congestion.min_rtt) == (DEFAULT_RTT, 0.0)
+    congestion.sample_rtt(0.1, 0, 0.0)
+    assert congestion.rtt == congestion.min_rtt == 0.1
+
+
+def test_the_minimum_rtt_is_remembered_for_two_spans() -> None:
+    congestion = Congestion(SIZE)
+    seen = []
+    for at, rtt in [(0.0, 0.1), (1.0, 0.05), (14.0, 0.2), (16.0, 0.3), (30.0, 0.25), (32.0, 0.4), (46.0, 0.4), (48.0, 0.5)]:
+        congestion.sample_rtt(rtt, 0, at * MIN_RTT_SECONDS / 15.0)
+        seen.append(congestion.min_rtt)
+    assert seen == [0.1, 0.05, 0.05, 0.05, 0.05, 0.25, 0.25, 0.4]
+
+
+def test_a_rate_is_forgotten_when_nothing_was_delivered_for_long() -> None:
+    path = started(10 * MBIT, 0.02, SIZE)
+    delivered = path.arrived[-1][0]
+    assert path.congestion.rate_at(delivered + RATE_SECONDS - 0.001) == path.congestion.rate
+    assert path.congestion.rate_at(delivered + RATE_SECONDS + 0.001) == 0.0
+
+
+def test_an_ack_of_several_shots_at_once_does_not_look_like_a_fast_line() -> None:
+    account = make()
+    account.sample_rtt(0.05, 0.0)
+    for number, at in enumerate([0.0, 0.5, 0.9]):
+        account.on_sent(shot(number, at))
+    ack(account, 0, 2, 1.0, delay=0.05)
+    assert account.congestion.rate == pytest.approx(3 * SIZE / 1.0)
+
+
+@given(st.floats(0, 1e9), st.integers(0, 2**24))
+def test_no_sample_of_the_rtt_is_below_a_microsecond(seconds: float, size: int) -> None:
+    congestion = Congestion(SIZE)
+    congestion.sample_rtt(seconds, size, 0.0)
+    congestion.sample_rtt(-seconds, size, 0.0)
+    assert congestion.min_rtt == 1e-6
+    assert congestion.queue >= 0.0
+
+
+# --- the pace
+
+
+def test_what_is_sent_is_spread_over_the_rtt() -> None:
+    path = started(100 * MBIT, 0.05, SIZE)
+    since = path.now
+    path.run_rtts(10)
+    left = [at for at, _ in path.queues if at >= since]
+    gaps = sorted(after - before for before, after in pairwise(left))
+    assert gaps[-1] < 5 * SIZE / path.rate
+    assert gaps[len(gaps) // 2] > 0.5 * SIZE / path.rate
+
+
+def test_on_short_lines_the_bound_alone_does() -> None:
+    path = started(100 * MBIT, PACED_RTT / 2, SIZE)
+    path.congestion.opens_at = -inf
+    path.run_rtts(10)
+    assert path.congestion.opens_at == -inf

@@ -1,0 +1,129 @@
+"""What streams share when all of them want to send: the window of the session, and who is read from ahead."""
+
+from __future__ import annotations
+
+import pytest
+from stream_ends import SIZE, End, Pair, read
+
+from tcsplitter import credit, streams
+from tcsplitter._core import CREDIT, STREAM
+from tcsplitter.options import Retries
+from tcsplitter.shared import Handling
+from tcsplitter.streams import Stream
+
+WINDOW = 12_000
+
+
+@pytest.fixture(autouse=True)
+def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credit, "SESSION_WINDOW", WINDOW)
+
+
+def full_end(count: int, handling: Handling | None = None) -> tuple[End, Stream, list[Stream]]:
+    """An end with a stream that uses the window up, and so many others."""
+    end = End(client=True, handling=handling)
+    greedy = end.table.open()
+    greedy.write(bytes(WINDOW))
+    others = [end.table.open() for _ in range(count)]
+    for shot in end.shots():
+        end.acked(shot)
+    end.news.clear()
+    return end, greedy, others
+
+
+def test_more_credit_is_told_in_the_order_in_which_streams_found_no_room() -> None:
+    end, _, others = full_end(4)
+    order = [others[at] for at in (2, 0, 3, 1)]
+    assert [stream.room for stream in order] == [0] * 4
+    end.take((CREDIT, 2 * WINDOW))
+    assert list(end.news) == order
+
+
+def test_more_credit_does_not_wake_who_does_not_wait_for_it() -> None:
+    end, _, _ = full_end(4)
+    end.take((CREDIT, 2 * WINDOW))
+    assert not end.news
+
+
+def test_who_was_told_and_found_no_room_again_waits_behind_the_others() -> None:
+    end, _, (first, second) = full_end(2)
+    assert first.room == second.room == 0
+    end.take((CREDIT, 2 * WINDOW))
+    first.write(bytes(WINDOW))
+    end.news.clear()
+    assert second.room == first.room == 0
+    end.take((CREDIT, 3 * WINDOW))
+    assert list(end.news) == [second, first]
+
+
+def test_what_is_dropped_unsent_makes_room_for_others() -> None:
+    end = End(client=True)
+    greedy, other = end.table.open(), end.table.open()
+    greedy.write(bytes(WINDOW))
+    assert other.room == 0
+    end.news.clear()
+    greedy.reset()
+    assert other in end.news
+    assert other.room == WINDOW
+
+
+def test_less_than_a_payload_is_no_room_where_payloads_are_kept_whole() -> None:
+    end = End(client=True, handling=Handling(size=SIZE, retries=Retries(resend=False, skip=0)))
+    greedy, other = end.table.open(), end.table.open()
+    greedy.write(bytes(WINDOW - SIZE + 1))
+    assert other.room == 0
+    end.news.clear()
+    end.take((CREDIT, WINDOW + SIZE))
+    assert other in end.news
+
+
+def test_what_was_written_beyond_the_window_goes_when_there_is_more() -> None:
+    end, greedy, _ = full_end(0)
+    greedy.write(b"x")
+    assert not end.shots()
+    end.take((CREDIT, WINDOW + 1))
+    assert [frame[3] for shot in end.shots() for frame in shot.frames] == [b"x"]
+
+
+def test_who_waits_for_room_is_forgotten_with_its_stream() -> None:
+    end, _, (stream,) = full_end(1)
+    assert stream.room == 0
+    stream.finish()
+    end.take((STREAM, stream.id, 0, b"", True))
+    for shot in end.shots():
+        end.acked(shot)
+    assert end.table.get(stream.id) is None
+    assert not end.shared.sending.held
+
+
+def test_programs_that_send_whatever_they_may_all_get_on() -> None:
+    pair = Pair()
+    opened = [pair.open() for _ in range(10)]
+    sending = pair.ends[0]
+    ready = [stream for stream, _ in opened]
+    written = dict.fromkeys(ready, 0)
+    for _ in range(100):
+        for stream in ready:
+            written[stream] += (count := stream.room)
+            stream.write(bytes(count))
+        sending.news.clear()
+        pair.settle()
+        for _, at_server in opened:
+            read(at_server)
+        pair.settle()
+        ready = list(sending.news)
+    assert min(written.values()) > max(written.values()) / 2
+
+
+def test_while_much_is_unsent_each_stream_is_read_ahead_by_a_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MANY_UNSENT", WINDOW // 2)
+    end = End(client=True)
+    first, second = end.table.open(), end.table.open()
+    first.write(bytes(WINDOW // 2))
+    assert second.room == WINDOW // 2
+    first.write(b"x")
+    assert (first.room, second.room) == (0, SIZE)
+    second.write(bytes(SIZE))
+    assert second.room == 0
+    end.shots()
+    assert first.room == second.room == WINDOW // 2 - SIZE - 1
