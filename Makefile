@@ -9,7 +9,7 @@ INSTALLED := .venv/installed-$(VERSION)
 BUILT := build/$(VERSION)-$(if $(filter 1,$(TCSPLITTER_DEBUG)),debug,release)$(and $(TCSPLITTER_SANITIZE),-sanitized).built
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint soak fuzz bench sanitize clean
+.PHONY: help venv demo test lint soak fuzz bench sweep sanitize clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -36,8 +36,15 @@ soak: venv ## the tests that take minutes
 fuzz: venv ## the property tests, with many more examples
 	TCSPLITTER_HYPOTHESIS=deep $(BIN)/pytest -m hypothesis
 
-bench: venv ## the benchmarks
-	$(BIN)/pytest benches --benchmark-only
+# The run before stays, to be compared with.
+bench: venv ## the benchmarks, as a table (COMPARE=FILE puts a kept run beside it, such as build/bench/previous.json)
+	mkdir -p build/bench
+	if [ -e build/bench/latest.json ]; then mv build/bench/latest.json build/bench/previous.json; fi
+	$(BIN)/pytest benches --benchmark-only --benchmark-max-time=0.5 --benchmark-quiet --benchmark-json=build/bench/latest.json
+	$(BIN)/python benches/results.py build/bench/latest.json $(COMPARE)
+
+sweep: venv ## which --tick, --tock and --buffer to take, measured across an emulated line (root; SWEEP=OPTIONS)
+	$(BIN)/python benches/sweep.py $(SWEEP)
 
 # A build tree of its own, found before the one in place. Python leaks on purpose at exit, its own allocator would hide overruns, and
 # what the sanitizers print must not be captured.

@@ -1,4 +1,4 @@
-"""What the pure parts cost: the compiled core piece by piece, then a client end and a server end together.
+"""What the compiled core costs, piece by piece.
 
 Purpose: to see, before sockets blur it, whether a change made a step of a payload's journey dearer. Metric: the time of one
 round, its minimum and median. A round is one shot, or as many operations as the docstring says with the Python loop around them.
@@ -10,19 +10,14 @@ import random
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pytest_benchmark.fixture import BenchmarkFixture
-from simulator import Line, Network, Plan
 
 from tcsplitter._core import STREAM, AckLog, Playout, RecvBuffer, ReplayWindow, ShotReader, ShotWriter, open_frames
-from tcsplitter.client_end import ClientConfig
-from tcsplitter.server_end import ServerConfig
-from tcsplitter.shared import Handling
 
 SIZES = [64, 1_400, 10_000, 65_536]  # bytes of stream data in a shot
 SEGMENT = 1_448  # bytes that one read gives on an Ethernet line
 NUMBERS = 1_000  # shot numbers in a round
 REORDERED_WITHIN = 100  # how far shots overtake one another
 PIECE, PIECES = 10_000, 200  # of a stream that is reassembled in a round
-TRANSFER = 4_000_000  # bytes each way in a round of both ends
 
 AEAD = AESGCM(bytes(range(32)))
 NOISE = random.Random(1).randbytes(SIZES[-1])
@@ -146,30 +141,3 @@ def test_playout(benchmark: BenchmarkFixture, shuffled: bool) -> None:
         return released + playout.waiting
 
     assert benchmark(play_out) == PIECE * NUMBERS
-
-
-@pytest.mark.parametrize("size", [1_400, 10_000, 65_536], ids=lambda size: f"{size}-byte-payloads")
-def test_both_ends(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], size: int) -> None:
-    """TRANSFER bytes each way at once through a client end and a server end, without loss and sockets.
-
-    Prints shots per second: all that were sent, acks included, by the median round. Fewer shots for the same data
-    lower that, so look at the round's time as well. The simulator is a part of the time.
-    """
-    shots = 0
-
-    def set_up() -> tuple[tuple[Network], dict[str, object]]:
-        net = Network(1, Line(delay=0.0005), ClientConfig(Handling(size=size)), ServerConfig(Handling(size=size)))
-        net.open(Plan(name=0, sizes=(TRANSFER, TRANSFER), writes=[TRANSFER]))
-        return (net,), {}
-
-    def transfer(net: Network) -> None:
-        nonlocal shots
-        net.run(lambda: len(net.by_stream) == 1 and net.done(), seconds=600)
-        shots = net.client.session.counters.shots_sent + net.client.session.counters.shots_received
-
-    benchmark.pedantic(transfer, setup=set_up, rounds=5, warmup_rounds=1)  # type: ignore[no-untyped-call]
-    assert shots >= 2 * TRANSFER / size
-    if benchmark.stats is not None:
-        benchmark.extra_info["shots_per_s"] = round(shots / benchmark.stats.stats.median)
-        with capsys.disabled():
-            print(f"\nboth ends, payloads of {size} bytes: {benchmark.extra_info['shots_per_s']} shots per second")

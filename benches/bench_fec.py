@@ -5,12 +5,12 @@ by the median. zfec is given blocks that are made already, and nothing is checke
 """
 
 import random
-from collections.abc import Callable
 
 import pytest
 import zfec  # type: ignore[import-untyped]
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benches.results import note_work
 from tcsplitter._core import FEC_KERNELS, Fec
 
 PREFIX = 3  # bytes of a block before the shot
@@ -18,19 +18,6 @@ PREFIX = 3  # bytes of a block before the shot
 shapes = pytest.mark.parametrize(("data", "parity"), [(10, 3), (4, 1), (20, 10)], ids=["10+3", "4+1", "20+10"])
 sizes = pytest.mark.parametrize("size", [1_300, 10_000, 65_536], ids=lambda size: f"{size}-bytes")
 coders = pytest.mark.parametrize("coder", ["core", "zfec"])
-
-
-@pytest.fixture
-def measure(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> Callable[..., object]:
-    def run(name: str, data: int, function: Callable[..., object], *arguments: object) -> object:
-        result = benchmark(function, *arguments)
-        if benchmark.stats is not None:
-            benchmark.extra_info["MB_per_s"] = round(data / benchmark.stats.stats.median / 1e6)
-            with capsys.disabled():
-                print(f"\n{name}: {benchmark.extra_info['MB_per_s']} MB/s")
-        return result
-
-    return run
 
 
 def random_shots(data: int, size: int) -> list[bytes]:
@@ -45,47 +32,47 @@ def block(shot: bytes) -> bytes:
 @coders
 @sizes
 @shapes
-def test_encode(measure: Callable[..., object], data: int, parity: int, size: int, coder: str) -> None:
+def test_encode(benchmark: BenchmarkFixture, data: int, parity: int, size: int, coder: str) -> None:
     """The parity of one stripe."""
     shots = random_shots(data, size)
     blocks, numbers = tuple(map(block, shots)), tuple(range(data, data + parity))
-    name, encoder = f"{coder} encodes {data}+{parity} of {size} bytes", zfec.Encoder(data, data + parity)
-    if coder == "core":
-        made = measure(name, data * size, Fec(data, parity).encode, shots)
-    else:
-        made = measure(name, data * size, encoder.encode, blocks, numbers)
+    encoder = zfec.Encoder(data, data + parity)
+    note_work(benchmark.extra_info, MB=data * size / 1e6)
+    made = benchmark(Fec(data, parity).encode, shots) if coder == "core" else benchmark(encoder.encode, blocks, numbers)
     assert made == encoder.encode(blocks, numbers)
 
 
 @coders
 @sizes
 @shapes
-def test_rebuild(measure: Callable[..., object], data: int, parity: int, size: int, coder: str) -> None:
+def test_rebuild(benchmark: BenchmarkFixture, data: int, parity: int, size: int, coder: str) -> None:
     """One stripe that lost as many shots as its parity can make up for."""
     shots = random_shots(data, size)
     spare = Fec(data, parity).encode(shots)
-    name = f"{coder} rebuilds {parity} of {data}+{parity} of {size} bytes"
+    note_work(benchmark.extra_info, MB=data * size / 1e6)
     if coder == "core":
         kept = dict(enumerate(shots[parity:], parity))
-        rebuilt = measure(name, data * size, Fec(data, parity).rebuild, kept, dict(enumerate(spare)))
+        rebuilt = benchmark(Fec(data, parity).rebuild, kept, dict(enumerate(spare)))
         assert rebuilt == dict(enumerate(shots[:parity]))
     else:
         # In the order that zfec would otherwise bring about in these very tuples.
         numbers = (*range(data, data + parity), *range(parity, data))
         blocks = (*spare, *map(block, shots[parity:]))
-        assert measure(name, data * size, zfec.Decoder(data, data + parity).decode, blocks, numbers) == list(map(block, shots))
+        assert benchmark(zfec.Decoder(data, data + parity).decode, blocks, numbers) == list(map(block, shots))
 
 
 @pytest.mark.parametrize("kernel", FEC_KERNELS)
-def test_kernels(measure: Callable[..., object], kernel: str) -> None:
+def test_kernels(benchmark: BenchmarkFixture, kernel: str) -> None:
     """The parity of one stripe of 10+3, 10,000 bytes each, by every kernel that this machine has."""
     shots = random_shots(10, 10_000)
-    made = measure(f"{kernel} encodes 10+3 of 10000 bytes", 100_000, Fec(10, 3, kernel).encode, shots)
+    note_work(benchmark.extra_info, MB=0.1)
+    made = benchmark(Fec(10, 3, kernel).encode, shots)
     assert made == Fec(10, 3).encode(shots)
 
 
-def test_a_small_stripe(measure: Callable[..., object]) -> None:
+def test_a_small_stripe(benchmark: BenchmarkFixture) -> None:
     """A stripe of its own: the object is made, and the parity of ten shots of 100 bytes."""
     shots = random_shots(10, 100)
-    made = measure("core begins and encodes 10+3 of 100 bytes", 1_000, lambda: Fec(10, 3).encode(shots))
+    note_work(benchmark.extra_info, MB=0.001)
+    made = benchmark(lambda: Fec(10, 3).encode(shots))
     assert made == Fec(10, 3).encode(shots)
