@@ -1,8 +1,8 @@
 """The client end as a program: local programs connect to it, it dials the server end."""
 
 import random
-import socket
 from logging import ERROR
+from socket import SocketType
 
 from tcsplitter.client_end import ClientConfig, ClientEnd
 from tcsplitter.endpoints import StdioEndpoint
@@ -95,7 +95,7 @@ class ClientProgram(_Client):
     def _has_room(self) -> bool:
         return len(self.endpoints.open) < self.max_programs
 
-    def _accepted(self, sock: socket.socket, _host: str, now: float) -> None:
+    def _accepted(self, sock: SocketType, _host: str, now: float) -> None:
         self.endpoints.join(sock, self.end.open_stream(now), now)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from logging import WARNING
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
+from socket import SocketType
 from typing import Any, Protocol
 
 from tcsplitter.log import LimitedLog
@@ -63,7 +64,7 @@ class Endpoints:
         self._blind: set[TcpEndpoint] = set()
         self._check = reactor.timer(self._look)
 
-    def join(self, sock: socket.socket, stream: Stream, now: float) -> None:
+    def join(self, sock: SocketType, stream: Stream, now: float) -> None:
         """Join a connected, non-blocking socket to a stream."""
         stream.app = endpoint = TcpEndpoint(self, sock, stream)
         endpoint.update(now)
@@ -198,7 +199,7 @@ class TcpEndpoint(Watched):
 
     __slots__ = ("_endpoints", "_joint", "_shut", "_sock")
 
-    def __init__(self, endpoints: Endpoints, sock: socket.socket, stream: Stream) -> None:
+    def __init__(self, endpoints: Endpoints, sock: SocketType, stream: Stream) -> None:
         super().__init__(endpoints.reactor, sock.fileno())
         self._endpoints = endpoints
         self._sock = sock
@@ -256,10 +257,9 @@ class TcpEndpoint(Watched):
     def _close(self) -> None:
         self.closed = True
         self._joint.stop()
-        self.watch(0)
         self._endpoints.set_blind(self, False)
         self._endpoints.open.discard(self)
-        self.reactor.close_later(self._sock)
+        self.leave(self._sock)
 
 
 class TcpDialler:
@@ -295,7 +295,7 @@ class _Connecting(Watched):
         super().__init__(dialler.endpoints.reactor, -1)
         self._dialler = dialler
         self._stream = stream
-        self._sock: socket.socket | None = None
+        self._sock: SocketType | None = None
         self._targets: list[Target] = []
         self._reason = ""
         dialler.endpoints.open.add(self)
@@ -348,8 +348,7 @@ class _Connecting(Watched):
 
     def _drop_socket(self) -> None:
         if self._sock is not None:
-            self.watch(0)
-            self.reactor.close_later(self._sock)
+            self.leave(self._sock)
             self._sock = None
 
     def _leave(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fcntl import ioctl
 from logging import WARNING
 from selectors import EVENT_READ
+from socket import IPPROTO_TCP, SO_LINGER, SOL_SOCKET, TCP_NODELAY, TCP_QUICKACK, SocketType
 from typing import Any
 
 from tcsplitter.errors import ConfigError
@@ -23,16 +24,17 @@ ACCEPT_PAUSE = 0.1  # seconds without accepting when descriptors or memory ran o
 RESOLVE_PAUSE = 1.0  # seconds between two look-ups of the same name
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-_HEADERS = {socket.AF_INET: 40, socket.AF_INET6: 60}  # bytes of a packet's IP and TCP headers without options
+_HEADERS: dict[int, int] = {socket.AF_INET: 40, socket.AF_INET6: 60}  # bytes of a packet's IP and TCP headers without options
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _NO_BYTES = bytes(4)
+_NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 Target = tuple[socket.AddressFamily, tuple[Any, ...]]  # what socket() and connect() take
 
 
-def abort(sock: socket.socket) -> None:
+def abort(sock: SocketType) -> None:
     """Let the close that follows reset the connection, so that the other end learns that it was cut off."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
 
 
 def unacknowledged(fd: int) -> int:
@@ -40,19 +42,20 @@ def unacknowledged(fd: int) -> int:
     return int.from_bytes(ioctl(fd, termios.TIOCOUTQ, _NO_BYTES), sys.byteorder)
 
 
-def start_connect(target: Target, quick_ack: bool = True, mtu: int = 0) -> socket.socket:
+def start_connect(target: Target, quick_ack: bool = True, mtu: int = 0) -> SocketType:
     """A socket that is connecting; it becomes writable when that is decided. OSError if it is refused at once.
 
     `quick_ack` False: the last step of TCP's handshake waits for the first data and goes with it.
     `mtu`: bytes of the largest packets, in both directions; 0: what the kernel finds out.
     """
     family, sockaddr = target
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+    sock = SocketType(family, _NON_BLOCKING, IPPROTO_TCP)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _limit_segments(sock, mtu)
+        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        if mtu:
+            _limit_segments(sock, mtu)
         if not quick_ack:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+            sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
         code = sock.connect_ex(sockaddr)
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, os.strerror(code))
@@ -110,19 +113,23 @@ class Resolver:
 
 
 class Listener(Watched):
-    """Accepts connections in batches and hands them on, non-blocking and with TCP_NODELAY, while `has_room` says so."""
+    """Accepts connections in batches and hands them on, non-blocking and with TCP_NODELAY, while `has_room` says so.
+
+    What it hands on is the part of a socket that is written in C: its Python part costs more than the call that accepts.
+    """
 
     def __init__(
         self,
         reactor: Reactor,
         sock: socket.socket,
-        on_accept: Callable[[socket.socket, str, float], None],
+        on_accept: Callable[[SocketType, str, float], None],
         has_room: Callable[[], bool],
         log: LimitedLog,
     ) -> None:
         super().__init__(reactor, sock.fileno())
         self.port: int = sock.getsockname()[1]
         self._sock = sock
+        self._family = int(sock.family)
         self._on_accept = on_accept
         self._has_room = has_room
         self._log = log
@@ -136,7 +143,7 @@ class Listener(Watched):
                 self._rest("the limit of open files (ulimit -n) leaves no room for more", now)
                 return
             try:
-                sock, address = self._sock.accept()
+                fd, address = self._sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:
@@ -144,6 +151,7 @@ class Listener(Watched):
                     self._rest(os.strerror(error.errno), now)
                     return
                 continue  # the error of a connection that ended before it was accepted (accept(2))
+            sock = SocketType(self._family, _NON_BLOCKING, IPPROTO_TCP, fd)
             sock.setblocking(False)
             self._on_accept(sock, address[0], now)
             if self.closed:
@@ -197,7 +205,7 @@ def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], backlog: in
     return sock
 
 
-def _limit_segments(sock: socket.socket, mtu: int) -> None:
+def _limit_segments(sock: SocketType, mtu: int) -> None:
     """Let no packet exceed `mtu` bytes (tcp(7), TCP_MAXSEG); 0 leaves it to the kernel."""
     if mtu:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mtu - _HEADERS[sock.family])

@@ -4,6 +4,7 @@ A wake is: wait; serve sockets that are ready; serve timers that are due; the be
 `close_later`. A key that the selector returned may be stale: an earlier callback of the same wake may have closed its
 object, and the kernel may have given the number to a new socket. Hence every registered object carries a live
 `closed` flag that is looked at first, and descriptors are unregistered before, and closed after, everything else of a wake.
+For a socket that is about to be closed `forget` is enough: closing it takes it out of epoll(7) too.
 """
 
 import select
@@ -12,19 +13,20 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from heapq import heapify, heappop, heappush
-from math import inf
-from selectors import EVENT_READ, BaseSelector, DefaultSelector, EpollSelector, SelectorKey
+from math import ceil, inf
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 JUMP = 5.0  # seconds: waking that much later than asked for means that the machine or the process slept
 _MAX_SLEEP = JUMP  # seconds; a reactor that nothing wakes could not tell how long it slept
 _DEAD_TIMERS = 64  # dead heap entries that are not worth a clean-up
 _LAST_STRETCH = 0.01  # seconds; more than rounding and timer slack, a thousandth of the wait, may add to the wait before it
 _MOST_OF_SELECT = 1024  # select() takes no descriptor from this number on
+_ASKED = (0, select.EPOLLIN, select.EPOLLOUT, select.EPOLLIN | select.EPOLLOUT)  # by EVENT_READ and EVENT_WRITE
 
 
 class Source(Protocol):
@@ -68,6 +70,13 @@ class Watched(ABC):
             self.reactor.modify(self.fd, events, self)
         self.events = events
 
+    def leave(self, closable: Closable) -> None:
+        """Wait for nothing any more, and close at the end of this wake what holds the descriptor."""
+        if self.events:
+            self.reactor.forget(self.fd)
+            self.events = 0
+        self.reactor.close_later(closable)
+
     @abstractmethod
     def on_ready(self, events: int, now: float) -> None:
         """As Source has it."""
@@ -102,7 +111,7 @@ def boot_time() -> float:
 
 
 class Reactor:
-    """One thread's event loop on the selector that suits the system best.
+    """One thread's event loop.
 
     `before_sleep(now)` runs at the end of every wake. `on_jump(now)` runs first in a wake that came more than JUMP seconds
     later than asked for. `fine`: waits honour fractions of a millisecond, for a system call more in some wakes.
@@ -115,9 +124,10 @@ class Reactor:
         self.before_sleep: Callable[[float], None] = _nothing
         self.on_jump: Callable[[float], None] = _nothing
         self.stopped = False
-        self._selector: BaseSelector = _FineSelector() if fine else DefaultSelector()
+        self._selector = _FinePoller() if fine else _Poller()
         self.register = self._selector.register
         self.modify = self._selector.modify
+        self.forget = self._selector.forget
         self._timers: list[tuple[float, int, Timer]] = []
         self._generation = 0
         self._dead = 0
@@ -134,7 +144,7 @@ class Reactor:
         return Timer(self, callback)
 
     def close_later(self, closable: Closable) -> None:
-        """Close it at the end of this wake. Its descriptor must be unregistered already."""
+        """Close it at the end of this wake. Its descriptor must be unregistered, or forgotten, already."""
         self._closing.append(closable)
 
     def call(self, callback: Callable[[float], None]) -> None:
@@ -223,8 +233,57 @@ class Reactor:
             self._calls.popleft()(now)
 
 
-class _FineSelector(EpollSelector):
-    """Does not round up to whole milliseconds, as epoll_wait(2) does: its own descriptor is waited for with select(2)."""
+class _Poller(BaseSelector):
+    """selectors.EpollSelector, made for descriptors that are numbers, come and go, and mostly go by being closed."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._keys: dict[int, SelectorKey] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        self._epoll.register(fileobj, _ASKED[events])
+        key = self._keys[fileobj] = SelectorKey(fileobj, fileobj, events, data)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        self._epoll.modify(fileobj, _ASKED[events])
+        key = self._keys[fileobj] = SelectorKey(fileobj, fileobj, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        self._epoll.unregister(fileobj)
+        return self._keys.pop(fileobj)
+
+    def forget(self, fd: int) -> None:
+        """Report nothing of it any more; to be closed before the next `select`."""
+        del self._keys[fd]
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        # epoll_wait(2) takes whole milliseconds: those that are too short would end before the time.
+        wait = -1.0 if timeout is None else ceil(timeout * 1e3) * 1e-3 if timeout > 0 else 0.0
+        keys = self._keys
+        ready = []
+        for fd, event in self._epoll.poll(wait, max(len(keys), 1)):
+            key = keys.get(fd)
+            if key is not None:
+                events = EVENT_READ if event & ~select.EPOLLOUT else 0
+                if event & ~select.EPOLLIN:
+                    events |= EVENT_WRITE
+                ready.append((key, events & key.events))
+        return ready
+
+    def close(self) -> None:
+        self._epoll.close()
+
+    def get_map(self) -> Mapping[Any, SelectorKey]:
+        return self._keys
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+
+class _FinePoller(_Poller):
+    """Does not round up to whole milliseconds: its own descriptor is waited for with select(2)."""
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         if timeout is None or timeout <= 0 or self.fileno() >= _MOST_OF_SELECT:

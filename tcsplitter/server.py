@@ -2,6 +2,7 @@
 
 import random
 import socket
+from socket import SocketType
 
 from tcsplitter.endpoints import TcpDialler
 from tcsplitter.errors import ConfigError
@@ -75,7 +76,7 @@ class ServerProgram(Program):
     def _has_room(self) -> bool:
         return len(self.carriers.open) < self.max_carriers
 
-    def _accepted(self, sock: socket.socket, host: str, now: float) -> None:
+    def _accepted(self, sock: SocketType, host: str, now: float) -> None:
         self.carriers.accepted(sock, self.end.accepted(host, now))
 
 

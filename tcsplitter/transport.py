@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
+from socket import SocketType
 from typing import Protocol
 
 from tcsplitter.carrier import Action, Carrier, Op
@@ -143,7 +144,7 @@ class Carriers:
         self._paused: set[CarrierSocket] = set()
         self._pause_timer = reactor.timer(self._resume)
 
-    def accepted(self, sock: socket.socket, carrier: Carrier) -> None:
+    def accepted(self, sock: SocketType, carrier: Carrier) -> None:
         """Serve a connection that was accepted; it must not block."""
         conn = CarrierSocket(self, carrier)
         conn.attach(sock)
@@ -229,7 +230,7 @@ class CarrierSocket(Watched):
         "connected",
         "target",
     )
-    _sock: socket.socket
+    _sock: SocketType
 
     def __init__(self, carriers: Carriers, carrier: Carrier) -> None:
         super().__init__(carriers.reactor, -1)
@@ -246,7 +247,7 @@ class CarrierSocket(Watched):
         carrier.io = self
         carriers.open.add(self)
 
-    def attach(self, sock: socket.socket) -> None:
+    def attach(self, sock: SocketType) -> None:
         """Take a connected socket."""
         self._sock = sock
         self.fd = sock.fileno()
@@ -370,8 +371,9 @@ class CarrierSocket(Watched):
                 self._lost(now)
                 return
             if not data:
-                self.watch(self.events & ~EVENT_READ)
                 end.carrier_eof(carrier, now)
+                if not carrier.closed:
+                    self.watch(self.events & ~EVENT_READ)
                 return
             end.carrier_received(carrier, data, now)
             self.carriers.count_read(len(data))
@@ -444,8 +446,7 @@ class CarrierSocket(Watched):
         self.carrier.io = None
         self.carriers.forget(self)
         if self.fd >= 0:
-            self.watch(0)
-            self.reactor.close_later(self._sock)
+            self.leave(self._sock)
 
 
 def _reason(code: int | None) -> str:

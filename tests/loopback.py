@@ -3,6 +3,7 @@
 import socket
 import struct
 from collections.abc import Callable
+from socket import SocketType
 from typing import Any
 
 from tcsplitter.carrier import Carrier, Op
@@ -130,7 +131,7 @@ class CarrierHarness(Harness):
         super().close()
 
 
-def socket_of(carrier: Carrier) -> socket.socket:
+def socket_of(carrier: Carrier) -> SocketType:
     conn = carrier.io
     assert isinstance(conn, CarrierSocket)
     return conn._sock

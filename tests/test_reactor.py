@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import inf
-from selectors import EVENT_READ, DefaultSelector
+from selectors import EVENT_READ, EpollSelector
 from statistics import median
 
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Clock
 
-from tcsplitter.reactor import _DEAD_TIMERS, JUMP, Reactor, Watched
+from tcsplitter.reactor import _DEAD_TIMERS, JUMP, Reactor, Watched, _Poller
 
 pytestmark = pytest.mark.alone
 
@@ -118,10 +118,48 @@ def test_fine_timers_are_late_by_far_less_than_a_millisecond(delays: tuple[float
     reactor.close()
 
 
-def test_without_fine_timers_nothing_stands_between_it_and_the_selector_of_the_system() -> None:
+def test_without_fine_timers_waits_take_one_system_call() -> None:
     reactor = Reactor()
-    assert type(reactor._selector) is DefaultSelector
+    assert type(reactor._selector) is _Poller
     reactor.close()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["quiet", "readable", "full", "closed"]), st.lists(st.integers(1, 3), min_size=1)), max_size=8
+    )
+)
+def test_the_poller_finds_what_the_selector_of_the_library_finds(cases: list[tuple[str, list[int]]]) -> None:
+    """Sockets in several states, whose interest is changed a few times; in the end half of them are forgotten, and closed."""
+    with ExitStack() as stack, EpollSelector() as reference, _Poller() as poller:
+        for state, interests in cases:
+            near, far = socket.socketpair()
+            stack.callback(near.close)
+            stack.callback(far.close)
+            near.setblocking(False)
+            if state == "readable":
+                far.send(b"x")
+            elif state == "closed":
+                far.close()
+            while state == "full":
+                try:
+                    near.send(bytes(65_536))
+                except BlockingIOError:
+                    break
+            for each in (reference, poller):
+                each.register(near.fileno(), interests[0], near)
+                for events in interests[1:]:
+                    each.modify(near.fileno(), events, near)
+        assert poller.select(0) == reference.select(0)
+        assert dict(poller.get_map()) == {key.fd: key for key in reference.get_map().values()}
+        for number, key in enumerate(list(poller.get_map().values())):
+            if number % 2:
+                poller.unregister(key.fd)
+            else:
+                poller.forget(key.fd)
+                key.data.close()
+        assert poller.select(0) == []
+        assert not poller.get_map()
 
 
 @pytest.mark.parametrize("moment", [0.002, 0.03], ids=["in the last stretch", "before it"])

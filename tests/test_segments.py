@@ -145,7 +145,7 @@ def connected(listening: Namespace, dialling: Namespace, family: Family, mtus: t
     (service,) = listening.run(listen_on, "--lFling", Address(HOSTS[family][0], 0), 16, mtus[0])
     with service:
         target: Target = (service.family, service.getsockname())
-        near = dialling.run(start_connect, target, True, mtus[1])
+        near = socket.socket(fileno=dialling.run(start_connect, target, True, mtus[1]).detach())
         assert select.select([service], [], [], 10)[0]
         far, _ = service.accept()
     with near, far:
