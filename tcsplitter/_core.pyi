@@ -184,6 +184,16 @@ class AckLog:
         """Ranges of received and of rebuilt numbers for one ack; counts as one report of each."""
 
 @final
+class Quantiles:
+    """Quantiles of delays: a histogram of eighths of octaves from 1 µs, older samples fading by halves whenever more than `fade`
+    of them count. What lies outside of 1 µs to 134 s is taken for one or the other."""
+
+    def __init__(self, fade: float = 2048) -> None: ...
+    def add(self, seconds: float) -> None: ...
+    def at(self, share: float) -> float:
+        """The delay that `share` of the samples did not exceed, rounded up to a bucket's end; 0 without samples."""
+
+@final
 class SendBuffer:
     """Bytes of a stream that were never sent, in order."""
 

@@ -11,7 +11,7 @@ from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER, PyMemoryView_GetContiguous
-from libc.math cimport INFINITY, floor, isfinite
+from libc.math cimport INFINITY, exp2, floor, isfinite, log2
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
@@ -82,6 +82,7 @@ cdef enum:
     _ACK_GENERATIONS = 3  # acks each number is listed in
     _MAX_HELD_RANGES = 4_096  # per generation
     _WORD_BITS = 64
+    _DELAY_BUCKETS = 8 * 27  # up to 134 s
     _WINDOW_WORDS = (REPLAY_WINDOW >> 6) + 1
     _MAX_WAITING_PAYLOADS = 65_536
     _MAX_BLOCKS = 256  # of a stripe: the field of zfec is GF(2**8)
@@ -966,6 +967,43 @@ cdef class AckLog:
         if rebuilt and not received and self._highest >= 0:
             received = [(self._highest, self._highest)]
         return received, rebuilt
+
+
+# --- Quantiles ------------------------------------------------------------------------------------------------------------
+# What: a histogram of delays in eighths of octaves from 1 µs on. Invariant: `_total` is the sum of `_counts`, and at most `_fade`
+# after each sample. Bound: 2 KB, inside the object. Cost: O(1) to add; O(buckets) to ask, and once for every `_fade` / 2 samples.
+
+@cython.final
+cdef class Quantiles:
+    """Quantiles of delays, older samples fading by halves whenever more than `fade` of them count."""
+
+    cdef double _counts[_DELAY_BUCKETS]
+    cdef double _total
+    cdef double _fade
+
+    def __cinit__(self, double fade=2048):
+        self._fade = fade
+
+    def add(self, double seconds):
+        cdef double eighths = 8 * log2(max(seconds * 1e6, 1.0))
+        cdef int i
+        self._counts[<int> min(eighths, _DELAY_BUCKETS - 1)] += 1
+        self._total += 1
+        if self._total > self._fade:
+            for i in range(_DELAY_BUCKETS):
+                self._counts[i] /= 2
+            self._total /= 2
+
+    def at(self, double share):
+        """The delay that `share` of the samples did not exceed, rounded up to a bucket's end; 0 without samples."""
+        cdef double wanted = share * self._total
+        cdef int bucket = 0
+        if not wanted:
+            return 0.0
+        while bucket < _DELAY_BUCKETS - 1 and wanted > self._counts[bucket]:
+            wanted -= self._counts[bucket]
+            bucket += 1
+        return exp2((bucket + 1) / 8.0) * 1e-6
 
 
 # --- RecvBuffer -----------------------------------------------------------------------------------------------------------

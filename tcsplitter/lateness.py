@@ -7,7 +7,9 @@ shots arrive within the RTT and some after several, with little in between.
 from __future__ import annotations
 
 from collections import deque
-from math import comb, log2
+from math import comb
+
+from tcsplitter._core import Quantiles
 
 LATE_RTTS, LATE_QUANTILE, LATE_SPREAD, LATE_SAMPLES = 1.25, 0.96, 2.0, 32
 """A shot is late after so many RTTs at least, when it is later than this share, or so many times the path's p75 even if more of
@@ -39,35 +41,6 @@ FAILED_STRIPES = 0.005
 FAILED_COPIES = 0.001
 """Share of small shots of which all copies may be late."""
 MAX_TWINS = 3
-
-
-class Quantiles:
-    """Quantiles of delays: a histogram of eighths of octaves from 1 µs, older samples fading by halves."""
-
-    _BUCKETS = 8 * 27
-
-    def __init__(self, fade: int = 2048) -> None:
-        self._counts = [0.0] * self._BUCKETS
-        self._total = 0.0
-        self._fade = fade
-
-    def add(self, seconds: float) -> None:
-        self._counts[min(int(8 * log2(max(seconds * 1e6, 1.0))), self._BUCKETS - 1)] += 1
-        self._total += 1
-        if self._total > self._fade:
-            self._counts = [c / 2 for c in self._counts]
-            self._total /= 2
-
-    def at(self, share: float) -> float:
-        """The delay that `share` of the samples did not exceed, rounded up to a bucket's end; 0 without samples."""
-        wanted = share * self._total
-        if not wanted:
-            return 0.0
-        bucket = 0
-        while bucket < self._BUCKETS - 1 and wanted > self._counts[bucket]:
-            wanted -= self._counts[bucket]
-            bucket += 1
-        return float(2 ** ((bucket + 1) / 8)) * 1e-6
 
 
 class Lateness:

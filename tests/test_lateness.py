@@ -12,6 +12,7 @@ from account import Tallied, ack, ack_rebuilt, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tcsplitter._core import Quantiles
 from tcsplitter.acks import Acks
 from tcsplitter.lateness import (
     CLEAN_SHARE,
@@ -35,7 +36,6 @@ from tcsplitter.lateness import (
     SMALL_SAMPLES,
     USUAL_SAMPLES,
     Lateness,
-    Quantiles,
 )
 from tcsplitter.recovery import LOST_MEMORY
 
