@@ -1,6 +1,5 @@
 """The client end as a program: local programs connect to it, it dials the server end."""
 
-import random
 from logging import ERROR
 from socket import SocketType
 
@@ -9,7 +8,7 @@ from tcsplitter.endpoints import StdioEndpoint
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.net import Listener, listen_on
 from tcsplitter.options import Address, ClientOptions
-from tcsplitter.program import Program, handling_of, raise_descriptor_limit
+from tcsplitter.program import Chance, Program, handling_of, raise_descriptor_limit
 from tcsplitter.streams import REFUSED
 from tcsplitter.transport import Dialler
 from tcsplitter.udp import UdpListener, bind_udp
@@ -46,7 +45,7 @@ class _Client(Program):
         self.max_programs = limit - min(limit // 2, for_carriers)
         """Local connections that leave descriptors to carriers."""
         ((name_of_key, psk),) = options.keys.items()
-        end = ClientEnd(config, name_of_key, psk, random.SystemRandom(), self.reactor.now)
+        end = ClientEnd(config, name_of_key, psk, Chance(), self.reactor.now)
         addresses = {
             Kind.FLING: options.r_fling,
             Kind.LASSO: options.r_lasso or options.r_fling,

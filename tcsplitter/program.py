@@ -1,6 +1,8 @@
 """What the programs of both ends have in common: the order of a wake, and how they end."""
 
 import logging
+import os
+import random
 import resource
 import signal
 import threading
@@ -30,6 +32,13 @@ COUNTING = (signal.SIGUSR1,)  # asks for the counters
 PACKET_OVERHEAD, PACKET_OVERHEAD_V6 = 52, 72  # bytes of a packet that carry no data: headers of IP and TCP, with time stamps
 SHOT_OVERHEAD = 120  # bytes that a shot adds to one payload, with an ack and the hello in front
 SETTLE_ROUNDS = 32  # of asking the protocol what is next, in one wake
+
+
+class Chance(random.Random):
+    """What is left to chance: keys and ids by the system's generator, times by one that costs no system call."""
+
+    def randbytes(self, n: int) -> bytes:
+        return os.urandom(n)
 
 
 class RunnableEnd(End, Protocol):

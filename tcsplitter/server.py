@@ -1,6 +1,5 @@
 """The server end as a program: client ends connect to it, it connects their streams to the service."""
 
-import random
 import socket
 from socket import SocketType
 
@@ -10,7 +9,7 @@ from tcsplitter.flows import Flow
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.net import Listener, listen_on
 from tcsplitter.options import Address, ServerOptions
-from tcsplitter.program import Program, handling_of, raise_descriptor_limit
+from tcsplitter.program import Chance, Program, handling_of, raise_descriptor_limit
 from tcsplitter.server_end import ServerConfig, ServerEnd
 from tcsplitter.streams import REFUSED, Stream
 from tcsplitter.udp import UdpForwarder
@@ -37,7 +36,7 @@ class ServerProgram(Program):
             idle=options.idle,
             linger=options.linger,
         )
-        self.serve(ServerEnd(config, options.keys, random.SystemRandom(), self.reactor.now))
+        self.serve(ServerEnd(config, options.keys, Chance(), self.reactor.now))
         self._dialler: TcpDialler | None = None
         self._forwarder: UdpForwarder | None = None
         if options.protocol == "udp":
