@@ -24,29 +24,34 @@ class Acks:
         """When an ack has to go alone if nothing took it along."""
         self.for_payload = False
         """Payload came since a sync carrier was last asked for an answer."""
-        self._log = AckLog()
+        self._log = log = AckLog()
+        self.add = log.add
+        """A shot of this number arrived."""
         self._answered = 0
         self._answered_at = now
-
-    def add(self, number: int) -> None:
-        """A shot arrived."""
-        self._log.add(number)
 
     def elicited(self, number: int, delay: float, now: float) -> None:
         """The shot asks for an ack, which may wait for `delay`."""
         self._answered, self._answered_at = number, now
-        self.due_at = min(self.due_at, now + max(delay, SHORTEST_DELAY))
+        self._due_in(delay, now)
 
     def add_rebuilt(self, number: int, delay: float, now: float) -> None:
         """A shot was rebuilt from parity; the ack that says so may wait for `delay`."""
         self._log.add_rebuilt(number)
-        self.due_at = min(self.due_at, now + max(delay, SHORTEST_DELAY))
+        self._due_in(delay, now)
+
+    def _due_in(self, delay: float, now: float) -> None:
+        due_at = now + (delay if delay > SHORTEST_DELAY else SHORTEST_DELAY)
+        if due_at < self.due_at:
+            self.due_at = due_at
 
     @staticmethod
     def delay(min_rtt: float) -> float:
         """Seconds for which an ack may wait."""
-        delay = min(min_rtt / ACK_RTT_SHARE, MAX_ACK_DELAY)
-        return delay if delay >= SHORTEST_DELAY else 0.0
+        delay = min_rtt / ACK_RTT_SHARE
+        if delay < SHORTEST_DELAY:
+            return 0.0
+        return delay if delay < MAX_ACK_DELAY else MAX_ACK_DELAY
 
     def write(self, writer: ShotWriter, now: float, settles: bool = True) -> None:
         """Add an ACK frame to a body, if there is anything to report; unless it `settles`, an ack has to go elsewhere too."""

@@ -189,7 +189,10 @@ class CarrierSet:
 
     def count_idle(self) -> int:
         """Idle carriers that may carry payload."""
-        return sum(len(self.idle[kind]) for kind in self.payload)
+        count = 0
+        for kind in self.payload:
+            count += len(self.idle[kind])
+        return count
 
     def on_their_way(self, kind: Kind, since: float) -> int:
         """Idle carriers of this kind that were dialled since then and that the other end may not know yet."""
@@ -203,11 +206,12 @@ class CarrierSet:
 
     def feed(self, carrier: Carrier, data: bytes) -> list[tuple[int, int, int, bytes]]:
         """The shots that are whole now. Raises RemoteProtocolError for what cannot be a shot."""
-        before = carrier.reader.pending
+        reader = carrier.reader
+        before = reader.pending
         try:
-            return carrier.reader.feed(data)
+            return reader.feed(data)
         finally:
-            self.partial += carrier.reader.pending - before
+            self.partial += reader.pending - before
 
     def make_due(self, carrier: Carrier, by: float) -> None:
         """This end's half is to be used until `by`, if it is still open."""
@@ -218,17 +222,19 @@ class CarrierSet:
 
     def next_due(self) -> Carrier | None:
         """The carrier whose half has to be used first."""
-        due, answer = _first(self.due), _first(self.answers)
+        due = _first(self.due) if self.due else None
+        answer = _first(self.answers) if self.answers else None
         if due is None or answer is None:
             return due or answer
         return due if due.ack_by <= answer.ack_by else answer
 
     def take(self, reserve: int, sure: bool = False, without: Collection[Carrier] = ()) -> Carrier | None:
         """One for payload: one that is due anyway, else an idle one beyond `reserve`; `sure` and `without` as in `take_idle`."""
-        _prune(self.due)
-        for due in self.due:
-            if _is_due(due) and not due.backlog and due not in without:
-                return due
+        if self.due:
+            _prune(self.due)
+            for due in self.due:
+                if _is_due(due) and not due.backlog and due not in without:
+                    return due
         if self.count_idle() > reserve:
             for kind in self.payload:
                 if (idle := self.take_idle(kind, sure, without)) is not None:
@@ -306,7 +312,8 @@ class CarrierSet:
 
     def expire(self, carrier: Carrier, at: float) -> None:
         carrier.expires_at = at
-        self.check_at = min(self.check_at, at)
+        if at < self.check_at:
+            self.check_at = at
 
     def expired(self, now: float) -> list[Carrier]:
         """Carriers whose time is up; each must be dropped or given a new time."""

@@ -52,6 +52,8 @@ MAX_PIECES = 16_384
 Record = tuple[int, int, int, bytes]
 """Flags, epoch, number, and the sealed shot with its header."""
 
+_KINDS = tuple(Kind)
+
 
 class Receiver:
     """One direction of a session: from sealed shots to what they mean for streams, flows, acks and carriers."""
@@ -105,10 +107,6 @@ class Receiver:
             DATAGRAM: self._on_datagram if config.datagrams else self._on_foreign,
         }
 
-    @property
-    def _now(self) -> float:
-        return self._shared.now
-
     # ------------------------------------------------------------------------------------ shots
 
     def hello(self, record: Record) -> tuple[Kind, float] | None:
@@ -125,9 +123,9 @@ class Receiver:
         except (InvalidTag, RemoteProtocolError):
             return None
         self._replay.mark(number)
-        self._opened(epoch, len(sealed))
+        self._opened(epoch, len(sealed), self._shared.now)
         self._acks.add(number)
-        return Kind(kind), rtt_us * 1e-6
+        return _KINDS[kind], rtt_us * 1e-6
 
     def shot(self, carrier: Carrier, record: Record) -> bool:
         """Act on a shot that came on a carrier; False if the carrier cannot be trusted any more.
@@ -151,15 +149,16 @@ class Receiver:
         except InvalidTag:
             return False
         if flags & FINAL and not carrier.closed:
-            self._carriers.finished(carrier, self._ack_delay(), self._recovery.give_up_after, self._now)
+            self._carriers.finished(carrier, self._ack_delay(), self._recovery.give_up_after, self._shared.now)
         return True
 
-    def _opened(self, epoch: Epoch, size: int) -> None:
+    def _opened(self, epoch: Epoch, size: int, now: float) -> None:
         """A record was genuine: from here on it is the other end that speaks."""
-        self._keys.opened(epoch, size, self._now)
-        self._counters.shots_received += 1
-        self._counters.bytes_received += size
-        self.heard_at = self._now
+        self._keys.opened(epoch, size, now)
+        counters = self._counters
+        counters.shots_received += 1
+        counters.bytes_received += size
+        self.heard_at = now
         self.suspect = False
 
     def _take(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
@@ -167,43 +166,43 @@ class Receiver:
         want, held, frames = open_frames(epoch.open, sealed)
         if sealed[0] & HELLO:
             raise RemoteProtocolError("sent a hello where none is allowed")
-        self._opened(epoch, len(sealed))
-        self._peer.state(number, want, held, self._now)
+        now = self._shared.now
+        self._opened(epoch, len(sealed), now)
+        self._peer.state(number, want, held, now)
         if self._has_room(frames):
             self._replay.mark(number)
             self._acks.add(number)
             elicits = self._act_on(frames)
             if self._payload_came:
-                self._note_payload(carrier)
+                self._note_payload(carrier, now)
             if elicits:
-                self._acks.elicited(number, self._ack_delay(), self._now)
-                self._owe_ack(carrier)
+                self._owe_ack(carrier, number, now)
                 if self.rebuilder.keeping:
-                    self.rebuilder.arrived(number, sealed, self._now)
+                    self.rebuilder.arrived(number, sealed, now)
 
     def _take_parity(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
         """A shot with parity."""
         want, held, index, count, numbers, block = open_parity(epoch.open, sealed)
+        now = self._shared.now
         self._replay.mark(number)
-        self._opened(epoch, len(sealed))
+        self._opened(epoch, len(sealed), now)
         self._counters.parity_received += 1
-        self._peer.state(number, want, held, self._now)
+        self._peer.state(number, want, held, now)
         self._acks.add(number)
-        self._acks.elicited(number, self._ack_delay(), self._now)
-        self._owe_ack(carrier)
-        self._note_payload(carrier)
-        self.rebuilder.parity(number, index, count, numbers, block, self._now)
+        self._owe_ack(carrier, number, now)
+        self._note_payload(carrier, now)
+        self.rebuilder.parity(number, index, count, numbers, block, now)
 
     def _take_late(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
         """A shot that was rebuilt before it came: only its carrier is news."""
         _, _, frames = open_frames(epoch.open, sealed)
+        now = self._shared.now
         del self.rebuilder.rebuilt[number]
-        self._opened(epoch, len(sealed))
+        self._opened(epoch, len(sealed), now)
         self._acks.add(number)
-        self._note_payload(carrier)
+        self._note_payload(carrier, now)
         if any(frame[0] != ACK for frame in frames):
-            self._acks.elicited(number, self._ack_delay(), self._now)
-            self._owe_ack(carrier)
+            self._owe_ack(carrier, number, now)
 
     def rebuilt(self, number: int, sealed: bytes) -> None:
         """Act on a shot that parity gave. One that does not open, or should not have been in a stripe, is as good as lost.
@@ -221,8 +220,8 @@ class Receiver:
         if self._has_room(frames):
             self._replay.mark(number)
             self.rebuilder.took_in(number)
-            self._peer.state(number, want, held, self._now)
-            self._acks.add_rebuilt(number, self._ack_delay(), self._now)
+            self._peer.state(number, want, held, self._shared.now)
+            self._acks.add_rebuilt(number, self._ack_delay(), self._shared.now)
             self._act_on(frames)
 
     def _has(self, number: int) -> bool:
@@ -232,17 +231,18 @@ class Receiver:
     def _ack_delay(self) -> float:
         return self._acks.delay(self._recovery.min_rtt)
 
-    def _owe_ack(self, carrier: Carrier) -> None:
+    def _owe_ack(self, carrier: Carrier, number: int, now: float) -> None:
         """A data shot came on a carrier: its other half is to be used. No payload could keep an ack company where none may go."""
+        delay = self._ack_delay()
+        self._acks.elicited(number, delay, now)
         carrier.owes_ack = True
         if carrier.kind is not Kind.SYNC:
-            delay = self._ack_delay() if carrier.kind in self._carriers.payload else 0.0
-            self._carriers.make_due(carrier, self._now + delay)
+            self._carriers.make_due(carrier, now + delay if carrier.kind in self._carriers.payload else now)
 
-    def _note_payload(self, carrier: Carrier) -> None:
+    def _note_payload(self, carrier: Carrier, now: float) -> None:
         """A carrier brought payload."""
         self._acks.for_payload = True
-        self._peer.payload_at = self._now
+        self._peer.payload_at = now
         if not carrier.brought:
             carrier.brought = True
             counted = self._counters.kinds[carrier.kind]
@@ -268,9 +268,12 @@ class Receiver:
     def _act_on(self, frames: list[tuple[Any, ...]]) -> bool:
         """Whether they ask for an ack."""
         elicits = self._payload_came = False
+        handlers = self._handlers
         for frame in frames:
-            elicits |= frame[0] != ACK
-            self._handlers[frame[0]](*frame[1:])
+            kind = frame[0]
+            if kind != ACK:
+                elicits = True
+            handlers[kind](*frame[1:])
         return elicits
 
     def _on_ping(self) -> None:
@@ -278,12 +281,14 @@ class Receiver:
 
     def _on_ack(self, answered: int, delay_us: int, ranges: list[tuple[int, int]], rebuilt: list[tuple[int, int]]) -> None:
         self._carriers.confirm(ranges)
-        next_number = self._sender.next_number
-        arrived, repaired = self._recovery.on_ack(answered, delay_us * 1e-6, ranges, rebuilt, next_number, self._now)
+        next_number, now = self._sender.next_number, self._shared.now
+        arrived, repaired = self._recovery.on_ack(answered, delay_us * 1e-6, ranges, rebuilt, next_number, now)
         for shot in arrived:
-            self._carriers.resume(shot.carrier)
-            if shot.carrier.kind is Kind.SYNC:
-                shot.carrier.asked_at = self._now if self._repair.outstanding(shot.carrier) else inf
+            carrier = shot.carrier
+            if not carrier.tx_final:
+                self._carriers.resume(carrier)
+            if carrier.kind is Kind.SYNC:
+                carrier.asked_at = now if self._repair.outstanding(carrier) else inf
             self._settle(shot)
         for shot in repaired:
             self._settle(shot)
@@ -302,14 +307,14 @@ class Receiver:
     def _on_ask(self, number: int) -> None:
         """All acks of a shot that arrived were lost, or it did not arrive."""
         if number in self.rebuilder.rebuilt:
-            self._acks.add_rebuilt(number, self._ack_delay(), self._now)
+            self._acks.add_rebuilt(number, self._ack_delay(), self._shared.now)
         elif self._replay.check(number) == SEEN:
             self._acks.add(number)
 
     def _on_gone(self, hello: int) -> None:
         carrier = self._carriers.greeted.get(hello)
         if carrier is not None:
-            self._repair.kill(carrier, self._now)
+            self._repair.kill(carrier, self._shared.now)
 
     def _on_reset(self, stream_id: int, code: int, final_size: int) -> None:
         stream = self._streams.known(stream_id) or self._streams.accept(stream_id)
@@ -317,8 +322,9 @@ class Receiver:
             stream.receive_reset(code, final_size)
 
     def _on_stream(self, stream_id: int, offset: int, data: bytes | memoryview, fin: bool) -> None:
-        self.data_at = self._now
-        self._payload_came |= len(data) > 0
+        self.data_at = self._shared.now
+        if data:
+            self._payload_came = True
         stream = self._streams.known(stream_id) or self._streams.accept(stream_id)
         if stream is not None:
             stream.receive(offset, data, fin)
@@ -326,7 +332,7 @@ class Receiver:
     def _on_datagram(
         self, flow_id: int, number: int, stamp: int, deadline: int, size: int, offset: int, data: bytes | memoryview
     ) -> None:
-        self.data_at = self._now
+        self.data_at = self._shared.now
         self._payload_came = True
         self._flows.receive(flow_id, number, stamp, deadline, size, offset, data)
 

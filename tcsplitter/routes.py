@@ -36,7 +36,9 @@ class Routes:
     def payload(self, urgent: bool, now: float) -> Carrier | None:
         """A carrier for payload; bulk leaves the reserve alone, unless nothing is under way that could say what it wants."""
         reserve = 0 if urgent or not self._recovery.in_flight else self._reserve
-        return self._carriers.take(max(reserve, self._left_to_peer(now)), urgent)
+        if self._yields:
+            reserve = max(reserve, self._left_to_peer(now))
+        return self._carriers.take(reserve, urgent)
 
     def repair(self, urgent: bool, now: float, without: Collection[Carrier]) -> Carrier | None:
         """One for what is sent in case something comes late, none of `without`; it takes the reserve only if it is urgent."""

@@ -87,8 +87,9 @@ class Scheduler:
     def fill(self, writer: ShotWriter, most: int, may_send_bulk: bool) -> list[Portion]:
         """Write one payload of chunks, at most so many, to a shot's body."""
         budget = self._size
+        most = min(most, MAX_CHUNKS)
         chunks: list[Portion] = []
-        while budget > 0 and len(chunks) < min(most, MAX_CHUNKS) and (self.sparse or (self.bulk and may_send_bulk)):
+        while budget > 0 and len(chunks) < most and (self.sparse or (self.bulk and may_send_bulk)):
             stream = (self.sparse or self.bulk)[0]
             chunk = stream.cut(budget)
             if chunk is None:
@@ -98,8 +99,9 @@ class Scheduler:
                 continue
             chunk.write(writer)
             chunks.append(chunk)
-            budget -= chunk.size
-            self._charge(stream, chunk.size)
+            size = chunk.size
+            budget -= size
+            self._charge(stream, size)
         return chunks
 
     def fill_lost(self, writer: ShotWriter, most: int) -> list[Portion]:

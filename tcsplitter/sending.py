@@ -192,7 +192,7 @@ class Sender:
 
     def _send_next(self) -> bool:
         """Send one shot of what waits; False if there is nothing that may go, or no carrier for it."""
-        scheduler, now = self._shared.scheduler, self._now
+        scheduler, now = self._shared.scheduler, self._shared.now
         sparse = bool(scheduler.sparse) and self._recovery.chunks_left > 0
         control = self._streams.has_control
         carrier = None
@@ -268,8 +268,9 @@ class Sender:
         chunks = self._fill(lost) if payload else []
         if not control and not chunks:
             return False
-        for _ in range(min(len(self._gone), MAX_GONE)):
-            self._writer.gone(self._gone.popleft())
+        if self._gone:
+            for _ in range(min(len(self._gone), MAX_GONE)):
+                self._writer.gone(self._gone.popleft())
         self._write_ack(carrier)
         shot, sealed = self._seal_data(carrier, chunks, control)
         takes_parity = self._takes_parity()
@@ -338,8 +339,9 @@ class Sender:
 
     def _write_ack(self, carrier: Carrier) -> None:
         """Acks ride on whatever goes; where a sync carrier answers they go there as well."""
-        settled = carrier.kind is Kind.SYNC or self._routes.sync(self._now) is None
-        self._acks.write(self._writer, self._now, settled)
+        now = self._shared.now
+        settled = carrier.kind is Kind.SYNC or self._routes.sync(now) is None
+        self._acks.write(self._writer, now, settled)
 
     def _begin_body(self) -> None:
         held = len(self._carriers.idle[self._carriers.payload[0]])
@@ -353,8 +355,9 @@ class Sender:
             carrier.sent = [n for n in carrier.sent if self._recovery.knows(n)]
             carrier.trim_at = max(TRIM_AT, 2 * len(carrier.sent))
         carrier.sent.append(self.next_number)
-        carrier.asked_at = min(carrier.asked_at, self._now)
-        if chunks:
+        if self._now < carrier.asked_at:
+            carrier.asked_at = self._now
+        if chunks and not carrier.carried:
             self._note_payload(carrier)
         shot = SentShot(self.next_number, self._now, self._writer.size, carrier, chunks, control)
         carrier.outstanding += shot.size
@@ -368,11 +371,11 @@ class Sender:
         return shot, sealed
 
     def _note_payload(self, carrier: Carrier) -> None:
-        if not carrier.carried:
-            carrier.carried = True
-            counted = self._counters.kinds[carrier.kind]
-            counted.sent_on += 1
-            counted.both_ways += carrier.brought
+        """The first payload on a carrier."""
+        carrier.carried = True
+        counted = self._counters.kinds[carrier.kind]
+        counted.sent_on += 1
+        counted.both_ways += carrier.brought
 
     def _seal(self, carrier: Carrier, final: bool) -> bytes:
         """Seal the body that was built and send it on this end's half, which it completes if `final`."""
@@ -381,7 +384,7 @@ class Sender:
         epoch.volume += len(data)
         self._counters.shots_sent += 1
         self._write(carrier, data)
-        self._carriers.used(carrier, final, self._recovery.give_up_after, self._now)
+        self._carriers.used(carrier, final, self._recovery.give_up_after, self._shared.now)
         return data
 
     def _ack_delay(self) -> float:

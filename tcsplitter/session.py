@@ -154,12 +154,15 @@ class Session:
         else:
             if carrier.reader.pending:  # a large shot on a slow line: it is alive
                 self.carriers.expire(carrier, now + self.recovery.give_up_after)
-            self.receive_records(carrier, records, now)
+            self._open(carrier, records)
 
     def receive_records(self, carrier: Carrier, records: list[Record], now: float) -> None:
         """Open the shots that arrived whole on a carrier, and act on them."""
         self.enter(now)
-        self._touch()
+        self._open(carrier, records)
+
+    def _open(self, carrier: Carrier, records: list[Record]) -> None:
+        self.touched[self] = None
         for record in records:
             if carrier.closed or self.closed:
                 return

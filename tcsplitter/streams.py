@@ -323,7 +323,9 @@ class Stream:
 
     def cut(self, limit: int) -> Chunk | None:
         """The next chunk of at most `limit` bytes: a lost one first; None if windows or want of data forbid any."""
-        return self.cut_lost(limit) or (None if self._resend else self._cut_new(limit))
+        if self._resend:
+            return self.cut_lost(limit) or (None if self._resend else self._cut_new(limit))
+        return self._cut_new(limit)
 
     def cut_lost(self, limit: int) -> Chunk | None:
         """The next chunk that has to be sent again, if it has at most `limit` bytes or could not have fewer."""
@@ -341,15 +343,18 @@ class Stream:
     def _cut_new(self, limit: int) -> Chunk | None:
         if self.sent_reset is not None or self._fin_cut:
             return None
-        offset = self._unsent.offset
-        most = min(self._send_limit - offset, self._gate - offset, self._shared.sending.left)
-        if not self._shared.sending.left:
-            self._shared.sending.held[self] = None
-        if limit < min(self._whole, most, len(self._unsent)):
+        unsent, sending = self._unsent, self._shared.sending
+        offset = unsent.offset
+        most = min(self._send_limit - offset, self._gate - offset, sending.left)
+        if not sending.left:
+            sending.held[self] = None
+        if self._whole and limit < min(self._whole, most, len(unsent)):
             return None
-        data = self._unsent.take(max(0, min(limit, most)))
-        self._shared.sending.took(len(data))
-        fin = self._finishing and not len(self._unsent)
+        if most > limit:
+            most = limit
+        data = unsent.take(most if most > 0 else 0)
+        sending.took(len(data))
+        fin = self._finishing and not len(unsent)
         if not data and not fin and self._opened:
             return None
         self._opened = True

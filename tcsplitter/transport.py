@@ -239,7 +239,8 @@ class CarrierSocket(Watched):
         self.connected = False
         self.target: Target | None = None
         """What it was dialled to."""
-        self._queue: deque[bytes | memoryview] = deque()
+        self._queue: deque[bytes | memoryview] | None = None
+        """What the kernel did not take at once, where there was any."""
         self._shut = False
         self._closing = False
         self._discarding = False
@@ -392,6 +393,8 @@ class CarrierSocket(Watched):
 
     def _enqueue(self, data: bytes | memoryview, now: float) -> None:
         carrier = self.carrier
+        if self._queue is None:
+            self._queue = deque()
         self._queue.append(data)
         carrier.backlog += len(data)
         if carrier.backlog > QUEUE_LIMIT:
@@ -441,7 +444,7 @@ class CarrierSocket(Watched):
     def drop(self) -> None:
         """Close it now, without what is queued."""
         self.closed = True
-        self._queue.clear()
+        self._queue = None
         self.carrier.backlog = 0
         self.carrier.io = None
         self.carriers.forget(self)
