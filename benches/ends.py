@@ -17,6 +17,7 @@ from tcsplitter.keys import KEY_VARIABLE, generate_key
 
 HOST = "127.0.0.1"
 SERVER_PORT, SERVICE_PORT, CLIENT_PORT = 7100, 7101, 7102
+RELAY_PORTS = 7103, 7104
 LISTEN, TIME_WAIT = "0A", "06"  # states in /proc/net/tcp
 
 Pair = tuple[float, float]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import os
+import selectors
 import signal
 import socket
 import sys
@@ -46,6 +47,23 @@ def echo(sock: socket.socket) -> None:
     while data := sock.recv(_BLOCK):
         sock.sendall(data)
     raise ConnectionError("the stream has ended")
+
+
+def relay(listening: socket.socket, port: int) -> None:
+    """Pass on what comes on a connection to `port`, and what comes back: as little as a hop that waits for two sockets can do."""
+    near, _ = listening.accept()
+    far = socket.create_connection((HOST, port))
+    with selectors.DefaultSelector() as selector:
+        for here, there in ((near, far), (far, near)):
+            here.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            selector.register(here, selectors.EVENT_READ, (here.recv, there.sendall))
+        while True:
+            for key, _events in selector.select():
+                recv, send = key.data
+                data = recv(_BLOCK)
+                if not data:
+                    return
+                send(data)
 
 
 def time_echoes(sock: socket.socket, count: int) -> list[float]:

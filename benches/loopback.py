@@ -4,7 +4,8 @@
 
 Purpose: to tell a cheaper tunnel from a dearer one, sockets and kernel included. Metric: CPU seconds (user and system) of both
 ends per GB carried in both directions together; MB/s says more about the machine. Data is made and thrown away in processes of
-their own that copy nothing (sendfile, MSG_TRUNC). --echo measures latency instead, --stopped what a stopped reader costs.
+their own that copy nothing (sendfile, MSG_TRUNC). --echo measures latency instead, beside that of two bare relays in a chain;
+--stopped what a stopped reader costs.
 
 --floor names a program, with its options in quotes, that does the least that one connection per payload takes and prints a line
 of JSON with cpu_s_per_GB and conns_per_s. It runs in turns with the tunnel, so that the ratio survives a machine that is busy
@@ -30,6 +31,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a script it has 
 from benches.ends import (
     CLIENT_PORT,
     HOST,
+    RELAY_PORTS,
     SERVER_PORT,
     SERVICE_PORT,
     TIME_WAIT,
@@ -43,7 +45,7 @@ from benches.ends import (
     memory,
     resident_now,
 )
-from benches.load import ECHO_SIZE, Bulk, bulk, connect, counter, echo, pour, running, time_echoes
+from benches.load import ECHO_SIZE, Bulk, bulk, connect, counter, echo, pour, relay, running, time_echoes
 from benches.namespace import enter_namespace, fail
 from benches.rounds import BOTH, STEP_LIMIT, Measured, compare, describe_machine, summarize, take_turns, write
 
@@ -125,21 +127,33 @@ def measure_bulk(ends: Ends, service: socket.socket, direction: str, secs: int) 
 
 
 def measure_echo(service: socket.socket, count: int) -> Measured:
-    """Echoes one after the other, in turns without and with the tunnel."""
-    direct, tunnelled = connect(service, SERVICE_PORT), connect(service, CLIENT_PORT)
-    times: tuple[list[float], list[float]] = [], []
-    with running([partial(echo, direct[1]), partial(echo, tunnelled[1])]):
-        for first in range(-ECHO_BLOCK, count, ECHO_BLOCK):
-            for (ours, _), kept in zip((direct, tunnelled), times, strict=True):
-                took = time_echoes(ours, min(ECHO_BLOCK, count - first))
-                if first >= 0:  # the block before warms up
-                    kept.extend(took)
-    for sock in direct + tunnelled:
-        sock.close()
+    """Echoes one after the other, in turns directly, by way of two bare relays, and through the tunnel."""
+    times: tuple[list[float], list[float], list[float]] = [], [], []
+    with (
+        socket.create_server((HOST, RELAY_PORTS[0])) as first_hop,
+        socket.create_server((HOST, RELAY_PORTS[1])) as second_hop,
+        running([partial(relay, first_hop, RELAY_PORTS[1]), partial(relay, second_hop, SERVICE_PORT)]),
+    ):
+        paths = [connect(service, port) for port in (SERVICE_PORT, RELAY_PORTS[0], CLIENT_PORT)]
+        with running([partial(echo, theirs) for _, theirs in paths]):
+            for first in range(-ECHO_BLOCK, count, ECHO_BLOCK):
+                for (ours, _), kept in zip(paths, times, strict=True):
+                    took = time_echoes(ours, min(ECHO_BLOCK, count - first))
+                    if first >= 0:  # the block before warms up
+                        kept.extend(took)
+    for path in paths:
+        for sock in path:
+            sock.close()
     figures: dict[str, float] = {}
     for name, percent in (("p50", 50), ("p99", 99)):
-        without, through = (quantiles(kept, n=100)[percent - 1] * 1e6 for kept in times)
-        figures |= {f"µs direct, {name}": without, f"µs tunnel, {name}": through, f"µs more, {name}": through - without}
+        direct, relayed, tunnelled = (quantiles(kept, n=100)[percent - 1] * 1e6 for kept in times)
+        figures |= {
+            f"µs direct, {name}": direct,
+            f"µs relays, {name}": relayed,
+            f"µs tunnel, {name}": tunnelled,
+            f"µs more than directly, {name}": tunnelled - direct,
+            f"µs more than the relays, {name}": tunnelled - relayed,
+        }
     return Measured(figures, {})
 
 

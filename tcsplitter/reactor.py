@@ -49,32 +49,44 @@ class Closable(Protocol):
 class Watched(ABC):
     """A Source that holds a descriptor; `watch` states which events it waits for."""
 
-    __slots__ = ("closed", "events", "fd", "reactor")
+    __slots__ = ("asked", "closed", "events", "fd", "reactor")
 
     def __init__(self, reactor: "Reactor", fd: int) -> None:
         self.reactor = reactor
         self.fd = fd
         self.events = 0
-        """What it waits for; 0: it is not registered, as selectors take no empty set."""
+        """What it waits for."""
+        self.asked = 0
+        """What the selector was asked for; 0: it is not registered, as selectors take no empty set."""
         self.closed = False
 
     def watch(self, events: int) -> None:
-        """Wait for `events` and nothing else. Raises PermissionError for files that cannot be waited for."""
+        """Wait for `events` and nothing else. The selector is asked when the wake ends: much is over by then, or changed again.
+        What is waited for no more it forgets at once, as the descriptor may become another file's."""
         if events == self.events:
             return
-        if not self.events:
-            self.reactor.register(self.fd, events, self)
-        elif not events:
-            self.reactor.unregister(self.fd)
-        else:
-            self.reactor.modify(self.fd, events, self)
         self.events = events
+        if events:
+            self.reactor.changed.append(self)
+        elif self.asked:
+            self.reactor.unregister(self.fd)
+            self.asked = 0
+
+    def ask(self) -> None:
+        """Ask the selector for what is waited for. Raises PermissionError for files that cannot be waited for."""
+        if self.events == self.asked:
+            return
+        if self.asked:
+            self.reactor.modify(self.fd, self.events, self)
+        else:
+            self.reactor.register(self.fd, self.events, self)
+        self.asked = self.events
 
     def leave(self, closable: Closable) -> None:
         """Wait for nothing any more, and close at the end of this wake what holds the descriptor."""
-        if self.events:
+        if self.asked:
             self.reactor.forget(self.fd)
-            self.events = 0
+        self.events = self.asked = 0
         self.reactor.close_later(closable)
 
     @abstractmethod
@@ -128,6 +140,8 @@ class Reactor:
         self.register = self._selector.register
         self.modify = self._selector.modify
         self.forget = self._selector.forget
+        self.changed: list[Watched] = []
+        """Those that wait for something else than the selector was asked for."""
         self._timers: list[tuple[float, int, Timer]] = []
         self._generation = 0
         self._dead = 0
@@ -167,6 +181,8 @@ class Reactor:
 
     def wake(self) -> None:
         """Wait for events or timers, and serve them."""
+        if self.changed:
+            self._ask()
         wait = self._time_to_sleep()
         ready = self._selector.select(wait)
         asked = self.now + wait
@@ -222,6 +238,11 @@ class Reactor:
             timer._generation = 0
             timer.when = inf
             timer._callback(now)
+
+    def _ask(self) -> None:
+        for watched in self.changed:
+            watched.ask()
+        self.changed.clear()
 
     def _close_all(self) -> None:
         for closable in self._closing:

@@ -76,7 +76,7 @@ class ServerProgram(Program):
         return len(self.carriers.open) < self.max_carriers
 
     def _accepted(self, sock: SocketType, host: str, now: float) -> None:
-        self.carriers.accepted(sock, self.end.accepted(host, now))
+        self.carriers.accepted(sock, self.end.accepted(host, now), now)
 
 
 def _listen(options: ServerOptions) -> dict[Kind, tuple[Address, list[socket.socket]]]:

@@ -144,10 +144,11 @@ class Carriers:
         self._paused: set[CarrierSocket] = set()
         self._pause_timer = reactor.timer(self._resume)
 
-    def accepted(self, sock: SocketType, carrier: Carrier) -> None:
-        """Serve a connection that was accepted; it must not block."""
+    def accepted(self, sock: SocketType, carrier: Carrier, now: float) -> None:
+        """Serve a connection that was accepted; it must not block. What a client end says first comes with the connection."""
         conn = CarrierSocket(self, carrier)
         conn.attach(sock)
+        conn.on_ready(EVENT_READ, now)
 
     def execute(self, actions: list[Action], now: float) -> None:
         """Do what the protocol asked for, in its order."""

@@ -121,7 +121,7 @@ class CarrierHarness(Harness):
             peer = socket.create_connection(self.service.getsockname())
             sock = self.service.accept()[0]
             sock.setblocking(False)
-            self.carriers.accepted(sock, carrier)
+            self.carriers.accepted(sock, carrier, self.reactor.now)
         peer.settimeout(10)
         self.opened.append(peer)
         return carrier, peer
