@@ -63,15 +63,18 @@ class Dialling:
 
     def due(self, session: Session, waiting: Collection[Carrier], now: float) -> list[Carrier]:
         """New carriers to be dialled; `waiting`: those that are connected and not yet of the session."""
-        self._free_places(session, now)
+        said_lately = _said_lately(session, now)
+        if said_lately and session.id:
+            self._free_places(session, now)
         rtt = session.recovery.rtt
-        wants = self._wants(session, now)
+        wants = self._wants(session, said_lately)
         dialled: list[Carrier] = []
         for kind, pool in self._pools.items():
             if pool.cut_off and session.heard_at > pool.failed_at:
                 pool.revive(now)
             ready = sum(carrier.kind is kind for carrier in waiting) if waiting else 0
-            idle, alive = self._idle(kind, session, now) + ready, session.carriers.alive[kind] + ready
+            idle = (self._idle(kind, session, now) if said_lately else len(session.carriers.idle[kind])) + ready
+            alive = session.carriers.alive[kind] + ready
             for _ in range(pool.dials_due(idle, alive, wants.get(kind, 0), rtt, now)):
                 carrier = Carrier(kind, now)
                 pool.dialled(carrier, now)
@@ -82,11 +85,11 @@ class Dialling:
         """When `due` or `too_slow` may say something new though nothing happened."""
         return min((pool.deadline(rtt, now) for pool in self._pools.values()), default=inf)
 
-    def _wants(self, session: Session, now: float) -> dict[Kind, int]:
+    def _wants(self, session: Session, said_lately: bool) -> dict[Kind, int]:
         """Idle carriers that both ends wish to find, of the kinds that each takes first."""
         mode = self._mode
         wants = {mode.up[0]: session.want() if session.id else 0}
-        if _said_lately(session, now):
+        if said_lately:
             wants[mode.down[0]] = wants.get(mode.down[0], 0) + session.peer.want
         if Kind.RETRY in self._pools:
             wants[Kind.RETRY] = session.shared.sending.lost_chunks
@@ -95,8 +98,6 @@ class Dialling:
     def _free_places(self, session: Session, now: float) -> None:
         """Carriers that the server should have, and has not for long, froze: they must not hold places in the pool."""
         kind, carriers = self._mode.down[0], session.carriers
-        if not session.id or not _said_lately(session, now):
-            return
         if len(carriers.idle[kind]) <= self._idle(kind, session, now):
             self._missing_since = inf
             return
@@ -109,10 +110,10 @@ class Dialling:
             self._missing_since = inf
 
     def _idle(self, kind: Kind, session: Session, now: float) -> int:
-        """Idle carriers of a kind; of those that the server takes no more than it has, or will have in a moment."""
+        """Idle carriers of a kind; of those that the server takes no more than it said it has, or will have in a moment."""
         carriers = session.carriers
         idle = len(carriers.idle[kind])
-        if kind is self._mode.down[0] and _said_lately(session, now):
+        if kind is self._mode.down[0]:
             # One that a hello should have told of by the time of the last statement, and did not, is late or dead.
             said_at, rtt = session.peer.said_at, session.recovery.rtt
             since = max(now - session.recovery.give_up_after, said_at - max(TOLD_RTTS * rtt, TOLD_SECONDS))
