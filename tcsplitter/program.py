@@ -1,5 +1,6 @@
 """What the programs of both ends have in common: the order of a wake, and how they end."""
 
+import gc
 import logging
 import os
 import random
@@ -92,6 +93,7 @@ class Program:
                 self.reactor.catch_signals(COUNTING, lambda _now: self._log_counters(self._asked_level))
             if self.ready:
                 self.logger.log(logging.INFO, self.ready)
+            gc.freeze()  # modules and classes stay for good: to look through them takes milliseconds
             self.reactor.run()
         finally:
             self._log_counters(logging.DEBUG)
