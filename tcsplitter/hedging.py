@@ -26,6 +26,8 @@ SMALL_SHARE, LARGE_SHARE = 0.05, 0.03
 more, as its window bears what is late."""
 SMALL_RATE, SMALL_BURST = 8_000, 16_000
 """To those of small shots so many bytes a second besides, and at most so many at once."""
+MOST_SPARE = 2
+"""Twins of a larger shot at once, where the line needs more than one and nothing else needs the line."""
 LARGE_BURST = 65_536
 """The same of the others."""
 
@@ -135,7 +137,7 @@ class Hedger:
         if not self._needs_one(shot):
             return
         if self._spare:
-            self._overdue.append(shot)
+            self._overdue.extend([shot] * min(self._recovery.lateness.twins(), MOST_SPARE))
             heappush(self._lagging, (now + self._late_after(), shot.number, shot))
             return
         at = self._again_at(shot, now)
