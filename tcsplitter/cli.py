@@ -65,6 +65,7 @@ _ADDR_OR_0 = _Parsed("ADDR", opt.parse_address)
 _COUNT = _Parsed("N", opt.parse_count)
 _MS = _Parsed("MS", opt.parse_milliseconds)
 _S = _Parsed("S", opt.parse_seconds)
+_MBIT = _Parsed("MBIT/S", opt.parse_rate)
 _MODE = _Parsed("MODE", opt.parse_dup)
 
 
@@ -236,6 +237,8 @@ _PACES = _several(
     ),
     _switch("--catch-up", _PACE, "After a beat whose payload was late, forward what piled up at once."),
     _option("--after", "after", _PACE, _MS, "How long a new stream is forwarded without --buffer.", 0),
+    _option("--rate", "rate", _PACE, _MBIT, "Hard cap on what payload takes on the line, headers included; 0: none.", 0),
+    _switch("--polite", _PACE, "Yield to others' traffic that keeps the line full, however long."),
 )
 _DATAGRAMS = _several(
     _option("--protocol", "protocol", _SHAPE, _Parsed("PROTOCOL", opt.parse_protocol), "What is tunnelled: tcp or udp.", "tcp"),

@@ -11,6 +11,8 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING
 
+from tcsplitter.cap import Cap
+
 if TYPE_CHECKING:
     from tcsplitter.recovery import SentShot
 
@@ -33,8 +35,9 @@ FOUND, FOUND_AGAIN = 1.1, 3
 """A try has found a higher rate if it is so many times the one before; after so many such in a row the search begins anew."""
 SLACK = 0.002
 """Seconds added to the minimum RTT in the bound: wake-ups and clock steps."""
-PACED_RTT = 0.002
-"""On lines with a smaller RTT the bound alone does: their pace is finer than timers are."""
+PACED_RTT, SHORT_GAIN = 0.002, 2.0
+"""On lines with no larger RTT the bound alone does: what takes time there are processors, not the line, and their pace is finer
+than timers are."""
 BURST_SHARE, BURST_SECONDS = 0.125, 0.002
 """What was not sent for want of a wake-up may be made up for, as far as that is no longer ago than this share of the RTT, or this
 time."""
@@ -72,9 +75,11 @@ SMALLEST_SHARE, REGAIN = 0.05, 1.05
 class Congestion:
     """The line as one direction of a session finds it. Times in seconds, rates in bytes per second."""
 
-    def __init__(self, size: int) -> None:
-        """`size`: bytes of a payload."""
+    def __init__(self, size: int, cap: float = 0.0, polite: bool = False) -> None:
+        """`size`: bytes of a payload; `cap`: bytes per second that may be sent at most, 0 for any; `polite`: always yield."""
         self.size = size
+        self.cap = Cap(cap, size)
+        self.polite = polite
         self.rate = 0.0
         """Delivery rate: the largest of the recent samples; 0 while unknown."""
         self.min_rtt = 0.0
@@ -166,7 +171,7 @@ class Congestion:
         shot.delivered_at = self._delivered_at
         shot.first_sent_at = self._first_sent_at
         shot.limited = self._delivered <= self._limited_until
-        if self.rate and self.rtt > PACED_RTT:
+        if self.rate and not self.is_short:
             free_at = max(self.opens_at, now - max(BURST_SHARE * self.rtt, BURST_SECONDS)) + shot.size / self._pace
             self.opens_at = min(free_at, now + max(self.rtt, LONGEST_PAUSE))
 
@@ -201,6 +206,8 @@ class Congestion:
         if not self.rate:
             bound = float(INITIAL_BYTES)
         else:
+            if self.is_short:
+                return self._share * (SHORT_GAIN * self.rate * (self.rtt + SLACK) + 2 * self.size)
             gain = STARTUP_WINDOW if self._startup else CONTEST_GAIN if self._contest else CRUISE_GAIN
             held_up = min(self.queue, self.rtt) if self._contest else 0.0
             bound = gain * self.rate * (self.rtt + held_up + JITTER_WINDOW * self.jitter + SLACK) + 2 * self.size
@@ -211,6 +218,11 @@ class Congestion:
     def rate_at(self, now: float) -> float:
         """The delivery rate; 0 when nothing was delivered of late."""
         return self.rate if now - self._delivered_at < RATE_SECONDS else 0.0
+
+    @property
+    def is_short(self) -> bool:
+        """The line has so small an RTT that it is not paced."""
+        return self.rtt <= PACED_RTT
 
     @property
     def starting(self) -> bool:
@@ -246,7 +258,7 @@ class Congestion:
         self.rounds += 1
         if self._startup:
             self._look_for_end(limited)
-        if not self._startup:
+        if not (self._startup or self.is_short):
             shot = self.size / self.rate if self.rate else 0.0
             excess = self.queue - max(QUEUE_SHARE * self.rtt, QUEUE_SECONDS, shot, QUEUE_JITTER * self.jitter)
             self._bound_rate(excess > 0, now)
@@ -304,7 +316,8 @@ class Congestion:
             return
         self._yielded += max(0.0, 1.0 - self._gain) * (now - self._round_began)
         self._longest = max(self._longest, self.queue, self._under_way / self.rate - self.rtt)
-        if self._yielded > STUBBORN * self._longest + STUBBORN_RTTS * self.rtt and self.rtt > PACED_RTT:
+        stays = self._yielded > STUBBORN * self._longest + STUBBORN_RTTS * self.rtt
+        if stays and not self.polite:
             self._contest, self._yielded = CONTEST_ROUNDS, 0.0
             self._ceiling = inf
             self._keep_rate(self._rate_before, now)

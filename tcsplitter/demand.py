@@ -48,17 +48,22 @@ class Demand:
 
     def payloads(self, in_flight: int, now: float) -> int:
         """Idle carriers for what leaves while others are dialled, and for what waits."""
-        line, waiting = self._congestion, float(self._sending.unsent)
+        line = self._congestion
         if line.rounds != self._round:
             self._adapt()
-        leaving = self._ahead * line.rate_at(now) * (self._turns * (line.rtt + min(line.queue, line.rtt)) + TURN_SECONDS)
+        turn = self._turns * (line.rtt + min(line.queue, line.rtt)) + TURN_SECONDS
+        wish = min(self._bytes(line, turn, in_flight, now), line.cap.within(MOST_AHEAD * turn))
+        return int(wish / self._size) + self._sending.lost_chunks + self._opening(now)
+
+    def _bytes(self, line: Congestion, turn: float, in_flight: int, now: float) -> float:
+        """What leaves in a turn and what waits, together."""
+        unsent, room = self._sending.unsent, max(0.0, line.window() - in_flight)
+        if line.is_short:  # what is dialled is there at once
+            return LEAST_AHEAD * line.rate_at(now) * self._turns * line.rtt + min(unsent, room)
+        leaving = self._ahead * line.rate_at(now) * turn
         if line.starting:
-            waiting = STARTUP_AHEAD * min(waiting + in_flight, line.window()) if waiting or in_flight else 0.0
-        elif leaving:
-            waiting = 0.0
-        else:
-            waiting = min(waiting, max(0.0, line.window() - in_flight))
-        return int((leaving + waiting) / self._size) + self._sending.lost_chunks + self._opening(now)
+            return leaving + STARTUP_AHEAD * min(unsent + in_flight, line.window())
+        return leaving or min(unsent, room)
 
     def _opening(self, now: float) -> int:
         """Carriers for streams that were just opened."""

@@ -13,6 +13,7 @@ MIN_MTU, MAX_MTU = 148, 32_807  # Linux takes a TCP_MAXSEG of 88 to 32,767; head
 MAX_SKIP = 65_534  # SKIP + 1 is two bytes in the request and its answer (PROTOCOL.md section 2)
 _MAX_UINT16 = 65_535  # reuse, conns, lassoes and burst are two bytes each in the request (PROTOCOL.md section 2)
 _MAX_MERGE = 65_535
+_MBIT = 125_000  # bytes
 _MAX_GROUP = 256  # payloads and their parity: the code's field is GF(2**8) (PROTOCOL.md section 6)
 
 _NUMBER = r"[0-9]{1,12}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}"
@@ -21,6 +22,7 @@ _FRAGS_FORM = "SIZE or SIZE:MTU in bytes, for example 10000 or 10000:1400"
 _BUFFER_FORM = f"T:N or T, T in milliseconds, N payloads of 0 to {_MAX_MERGE}, for example 83:0 or 0.5"
 _RETRIES_FORM = f"R:SKIP, R 0 or 1, SKIP -1 (never) or 0 to {MAX_SKIP}, for example 1:-1"
 _FEC_FORM = f"D:P, 1 or more of each and {_MAX_GROUP} together at most, for example 10:3, or auto, or 0 (none)"
+_RATE_FORM = "Mbit/s, for example 20 or 0.5, or 0 (no cap)"
 _PROTOCOL_FORM = " or ".join(PROTOCOLS)
 _DUP_FORM = "one of " + ", ".join(MODES)
 
@@ -94,6 +96,8 @@ class Knobs:
     deadline: float = 0.0  # seconds after which a datagram is dropped; 0: never
     protocol: str = "tcp"  # what is tunnelled, one of PROTOCOLS
     flow_idle: float = 60.0  # seconds without a datagram after which a UDP flow ends
+    rate: float = 0.0  # bytes per second that payload takes on the line at most; 0: any
+    polite: bool = False  # yield to others' traffic, however long
     idle: float = 25.0  # seconds an unused connection lives at the client; at the server twice as long
     linger: float = 86_400.0  # seconds without contact after which open streams are given up
 
@@ -241,6 +245,11 @@ def parse_seconds(flag: str, text: str) -> float:
     return _parse_number(flag, text, "seconds, for example 86400")
 
 
+def parse_rate(flag: str, text: str) -> float:
+    """Mbit/s, fractions accepted. Returns bytes per second."""
+    return _parse_number(flag, text, _RATE_FORM) * _MBIT
+
+
 def parse_count(flag: str, text: str) -> int:
     """A whole number."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
@@ -267,6 +276,7 @@ def _check_knobs(knobs: Knobs) -> None:
     resend, skip = knobs.retries.resend, knobs.retries.skip
     _require(-1 <= skip <= MAX_SKIP, "--retries", f"{resend:d}:{skip}", _RETRIES_FORM)
     _require(_is_possible(knobs.fec), "--fec", knobs.fec, _FEC_FORM)
+    _require(0 <= knobs.rate < math.inf, "--rate", f"{knobs.rate / _MBIT:g}", _RATE_FORM)
     _require(knobs.protocol in PROTOCOLS, "--protocol", knobs.protocol, _PROTOCOL_FORM)
 
 

@@ -204,6 +204,8 @@ def handling_of(knobs: Knobs, carriers: Address) -> Handling:
         hedge=knobs.hedge,
         deadline=knobs.deadline,
         flow_idle=knobs.flow_idle,
+        rate=knobs.rate,
+        polite=knobs.polite,
     )
 
 

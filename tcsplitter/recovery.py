@@ -105,7 +105,8 @@ class Copies:
 class Recovery:
     """The account of data shots of one direction, kept by their sender."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, cap: float = 0.0, polite: bool = False) -> None:
+        """As Congestion has it."""
         self.sent: dict[int, SentShot] = {}
         """Unacknowledged and not taken for lost, in the order in which they will be judged."""
         self.lost: dict[int, SentShot] = {}
@@ -114,7 +115,7 @@ class Recovery:
         """Bytes of `sent` that are not late."""
         self.late_bytes = 0
         """Bytes of `sent` that are."""
-        self.congestion = Congestion(size)
+        self.congestion = Congestion(size, cap, polite)
         self.lateness = Lateness(self.congestion.rtt)
         self.chunks_in_flight = 0
         self.wrong_verdicts = 0
@@ -168,12 +169,21 @@ class Recovery:
         return 2 * self.under_way < self.congestion.window()
 
     def may_send(self, now: float) -> bool:
-        """Whether bulk data may go: pace and line allow more, and late shots, which have an account of their own, are not too
-        many."""
+        """Whether bulk data may go: cap, pace and line allow more, and late shots, which have an account of their own, are not
+        too many."""
+        return now >= self.congestion.cap.opens_at and self.line_allows(now)
+
+    def line_allows(self, now: float) -> bool:
+        """The same but for the cap."""
         return now >= self.congestion.opens_at and self.has_room()
 
+    @property
+    def opens_at(self) -> float:
+        """When cap and pace allow more."""
+        return max(self.congestion.opens_at, self.congestion.cap.opens_at)
+
     def has_room(self) -> bool:
-        """The same but for the pace."""
+        """Whether bulk data may go but for cap and pace."""
         window = self.congestion.window()
         return self.in_flight < window and self.late_bytes < LATE_WINDOWS * window and self.chunks_left > 0
 

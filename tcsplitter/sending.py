@@ -74,6 +74,7 @@ class Sender:
         self._carriers = carriers
         self._routes = routes
         self._recovery = recovery
+        self._cap = recovery.congestion.cap
         self._acks = acks
         self._keys = keys
         self._streams = streams
@@ -140,11 +141,19 @@ class Sender:
         by = min(by, self._hedger.deadline(), self._stripes.deadline(self._ack_delay()))
         if self._shared.scheduler and self._routes.yields_until > self._now:
             by = min(by, self._routes.yields_until)
-        if self._recovery.congestion.opens_at > self._now and self._waits_for_pace() and self._recovery.has_room():
-            by = min(by, self._recovery.congestion.opens_at)
+        if self._recovery.opens_at > self._now and self._waits_for_pace() and self._recovery.has_room():
+            by = min(by, self._recovery.opens_at)
+        if self._cap.opens_at > self._now:
+            by = min(by, self._cap_deadline())
         if self._acks.due_at < by and self._routes.control(self._now) is not None:
             return self._acks.due_at
         return by
+
+    def _cap_deadline(self) -> float:
+        """When the cap lets go what waits for nothing else."""
+        if self._shared.scheduler.sparse and self._cap.sparse_at > self._now:
+            return self._cap.sparse_at
+        return self._cap.opens_at if len(self._hedger) or len(self._stripes) else inf
 
     def _waits_for_pace(self) -> bool:
         return bool(self._shared.scheduler.bulk or self._shared.scheduler.lost or len(self._stripes))
@@ -166,7 +175,7 @@ class Sender:
             if self._stripes and not self._stripes.auto:
                 self._send_parity()
             more = self._send_next()
-        if self._recovery.may_send(self._now):
+        if self._recovery.line_allows(self._now):
             self._recovery.congestion.on_limited(self._recovery.under_way)
         self._notice_full_line()
         if self._stripes.auto:
@@ -193,7 +202,7 @@ class Sender:
     def _send_next(self) -> bool:
         """Send one shot of what waits; False if there is nothing that may go, or no carrier for it."""
         scheduler, now = self._shared.scheduler, self._shared.now
-        sparse = bool(scheduler.sparse) and self._recovery.chunks_left > 0
+        sparse = bool(scheduler.sparse) and now >= self._cap.sparse_at and self._recovery.chunks_left > 0
         control = self._streams.has_control
         carrier = None
         if sparse or (scheduler.bulk and self._recovery.may_send(now)):
@@ -210,7 +219,7 @@ class Sender:
         """Send the parity that waits, as far as there are carriers that its stripe does not use."""
         while (parity := self._stripes.next(self._now)) is not None:
             stripe = parity.stripe
-            if not (stripe.urgent or self._recovery.may_send(self._now)):
+            if self._now < self._cap.opens_at or not (stripe.urgent or self._recovery.may_send(self._now)):
                 return
             carrier = self._routes.repair(stripe.urgent, self._now, stripe.carriers)
             if carrier is None:
@@ -224,10 +233,13 @@ class Sender:
     def _send_twins(self) -> None:
         """Send twins of shots that are overdue or late, as far as there are carriers."""
         while (shot := self._hedger.next()) is not None:
-            carrier = self._routes.repair(shot.size <= SMALL, self._now, _carriers(shot))
-            if not self._send_twin(shot, carrier, payload=self._config.handling.retries.resend):
+            if not self._send_twin(shot, self._for_twin(shot, shot.size <= SMALL), payload=self._config.handling.retries.resend):
                 return
             self._hedger.sent()
+
+    def _for_twin(self, shot: SentShot, urgent: bool) -> Carrier | None:
+        """A carrier for a twin, if there is one, and the cap allows it."""
+        return self._routes.repair(urgent, self._now, _carriers(shot)) if self._now >= self._cap.opens_at else None
 
     def _send_twin(self, shot: SentShot, carrier: Carrier | None, payload: bool = True) -> bool:
         """Send once more what a shot holds, its control frames alone or its payload too, on this carrier, if there is one."""
@@ -301,7 +313,7 @@ class Sender:
         """A small shot of streams that are not busy has left: whether it got twins at once."""
         self._hedger.watch(shot)
         twins = self._hedger.twins_at_once(shot.size, self._now) if shot.chunks else 0
-        while twins and self._send_twin(shot, self._routes.repair(False, self._now, _carriers(shot))):
+        while twins and self._send_twin(shot, self._for_twin(shot, urgent=False)):
             twins -= 1
         return shot.copies is not None
 
@@ -351,6 +363,7 @@ class Sender:
         """Seal and send the body that was built as a shot that asks for an ack; the shot, and as it went."""
         final = carrier.tx_left == 1 or carrier.rx_final
         carrier.tx_left -= 1
+        first = not carrier.sent
         if len(carrier.sent) >= carrier.trim_at:
             carrier.sent = [n for n in carrier.sent if self._recovery.knows(n)]
             carrier.trim_at = max(TRIM_AT, 2 * len(carrier.sent))
@@ -363,6 +376,7 @@ class Sender:
         carrier.outstanding += shot.size
         self._recovery.on_sent(shot)
         sealed = self._seal(carrier, final)
+        self._cap.spend(len(sealed), first, self._now)
         if not final:
             self._carriers.expire(carrier, self._now + self._recovery.give_up_after)
         for chunk in chunks:

@@ -53,7 +53,7 @@ class Session:
         self.streams = StreamTable(config.client, self.shared)
         self.flows = FlowTable(config.client, self.shared)
         self.carriers = CarrierSet(config.client, config.reuse, config.mode.carries(config.client), outbox.actions)
-        self.recovery = Recovery(config.handling.size)
+        self.recovery = Recovery(config.handling.size, config.handling.rate, config.handling.polite)
         self.peer = PeerCarriers()
         self.keys = Keyring(config.client)
         acks = Acks(now)

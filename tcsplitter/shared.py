@@ -34,6 +34,10 @@ class Handling:
     """Age at which a datagram is dropped; 0: at none."""
     flow_idle: float = 60.0
     """After so long without a datagram a flow ends."""
+    rate: float = 0.0
+    """Bytes per second that payload may take on the line at most; 0: any."""
+    polite: bool = False
+    """Yield to others that keep the line's queue full, however long."""
 
 
 class Shared:

@@ -73,13 +73,15 @@ def _run(line: str, *more: str) -> Result:
 
 
 _KNOBS = (
-    "--tick .5 --tock 83 --buffer 40:2 --catch-up --after 1500 --frags 1400:1308 --retries 0:100 --fec 10:3 --hedge off"
-    " --deadline 250 --protocol udp --flow-idle 30000 --idle 1500 --linger 60"
+    "--tick .5 --tock 83 --buffer 40:2 --catch-up --after 1500 --rate 2.5 --polite --frags 1400:1308 --retries 0:100"
+    " --fec 10:3 --hedge off --deadline 250 --protocol udp --flow-idle 30000 --idle 1500 --linger 60"
 )
 _SET_KNOBS: dict[str, Any] = {
     "tick": 0.0005,
     "tock": 0.083,
     "playout": Playout(beat=0.04, merge=2, catch_up=True, after=1.5),
+    "rate": 312_500.0,
+    "polite": True,
     "size": 1400,
     "mtu": 1308,
     "retries": Retries(resend=False, skip=100),
@@ -283,6 +285,9 @@ def test_addresses_of_the_other_side_can_be_0_only(started: _Started, line: str,
         ("client --rFling localhost:1 --tick -1", ["--tick", "'-1'", "milliseconds"]),
         ("client --rFling localhost:1 --tock -1", ["--tock", "'-1'", "auto"]),
         ("client --rFling localhost:1 --buffer -1:0", ["--buffer", "'-1:0'", "T:N"]),
+        ("client --rFling localhost:1 --rate -1", ["--rate", "'-1'", "Mbit/s"]),
+        ("server --lFling localhost:1 --rate 8M", ["--rate '8M': give Mbit/s"]),
+        ("connect --rFling localhost:1 --polite=1", ["--polite"]),
         ("client --rFling localhost:1 --retries 2:0", ["--retries", "'2:0'", "R:SKIP"]),
         ("client --rFling localhost:1 --fec x", ["--fec 'x': give D:P", "auto"]),
         ("server --lFling localhost:1 --fec 10:0", ["--fec '10:0': give D:P", "auto"]),

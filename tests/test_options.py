@@ -50,6 +50,12 @@ def test_fractions_of_milliseconds_are_kept() -> None:
     assert options.parse_milliseconds("--idle", ".5") == 0.0005
 
 
+@given(st.integers(0, 10**11))
+def test_a_rate_is_given_in_megabits(rate: int) -> None:
+    assert options.parse_rate("--rate", str(rate)) == rate * 125_000
+    assert options.parse_rate("--rate", f"{rate}.5") == rate * 125_000 + 62_500
+
+
 def test_zero_means_not_used() -> None:
     assert options.parse_address("--rFling", "0") is None
 
@@ -135,6 +141,7 @@ def test_names_are_those_that_exist() -> None:
     ("parse", "text"),
     [(options.parse_frags, text) for text in ("", "x", "-1", "10:", ":1400", "10:0:0", "10:-1", "1e4", "10000000000")]
     + [(options.parse_milliseconds, text) for text in ("", "inf", "nan", "-1", "1e3", "1.", "5s", "1,5")]
+    + [(options.parse_rate, text) for text in ("", "inf", "-1", "1e3", "8M", "8 ", "auto")]
     + [(options.parse_tock, text) for text in ("", "Auto", "-1", "automatic", "1:0")]
     + [(options.parse_buffer, text) for text in ("", "x", "-1:0", "83:", ":0", "83:-1", "83:1.5", "83:0:0", "auto")]
     + [(options.parse_retries, text) for text in ("", "x", "1", "2:0", "-1:0", "1:-2", "01:0", "1:", "1:0.5", "1:0:0")]
@@ -177,6 +184,7 @@ def test_the_defaults() -> None:
         assert (end.tick, end.tock, end.size, end.mtu) == (0.0, 0.0, 10_000, 0)
         assert end.playout == Playout(beat=0.0, merge=0, catch_up=False, after=0.0)
         assert end.retries == Retries(resend=True, skip=-1)
+        assert (end.rate, end.polite) == (0.0, False)
         assert (end.fec, end.hedge) == (Fec(data=0, parity=0, auto=False), True)
         assert (end.protocol, end.deadline, end.flow_idle, end.idle, end.linger) == ("tcp", 0.0, 60.0, 25.0, 86_400.0)
 
@@ -186,6 +194,7 @@ def test_the_defaults() -> None:
     [
         ("--tick", [{"tick": 0.0}, {"tick": 0.0005}], [{"tick": -0.001}, {"tick": math.inf}, {"tick": math.nan}]),
         ("--tock", [{"tock": 0.0}, {"tock": 1e6}], [{"tock": -0.001}, {"tock": math.nan}]),
+        ("--rate", [{"rate": 0.0}, {"rate": 125_000.0}], [{"rate": -1.0}, {"rate": math.inf}, {"rate": math.nan}]),
         ("--deadline", [{"deadline": 0.0}, {"deadline": 0.25}], [{"deadline": -1.0}, {"deadline": math.inf}]),
         ("--after", [{"playout": Playout(after=2.0)}], [{"playout": Playout(after=-1.0)}, {"playout": Playout(after=math.nan)}]),
         (

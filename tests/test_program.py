@@ -379,6 +379,8 @@ def test_the_protocol_is_told_what_was_asked_for() -> None:
         "hedge": False,
         "deadline": 0.25,
         "flow_idle": 30.0,
+        "rate": 1e6,
+        "polite": True,
     }
     address = Address("127.0.0.1", 1)
     for knobs in (ClientOptions(r_fling=address, keys=KEYS, **asked), ServerOptions(l_fling=address, keys=KEYS, **asked)):
