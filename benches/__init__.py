@@ -1,6 +1,6 @@
-"""Benchmarks: bench_core.py of the pure parts, bench_fec.py of parity (`make bench`), loopback.py of both ends as processes.
+"""Benchmarks: bench_*.py (`make bench`), loopback.py and streams.py of both ends as processes, sweep.py (`make sweep`).
 
-What benchmarks of processes share: namespace.py, ends.py, load.py, rounds.py.
+What benchmarks of processes share: namespace.py, ends.py, load.py, rounds.py, floor.py; line.py is the line between two hosts.
 """
 
 # A package, because the tests have a module named loopback as well, and mypy checks both.
