@@ -15,8 +15,9 @@ from tcsplitter._core import Fec
 if TYPE_CHECKING:
     from tcsplitter.carrier import Carrier
     from tcsplitter.lateness import Lateness
-    from tcsplitter.recovery import Recovery, SentShot
+    from tcsplitter.recovery import Recovery
     from tcsplitter.shared import Handling
+    from tcsplitter.shots import SentShot
 
 AUTO_DATA = 10
 """Data shots of a full stripe where the line decides."""
@@ -112,7 +113,7 @@ class Stripes:
             self.close(now)
 
     def run(self, now: float, delay: float) -> None:
-        """Close the stripe that waited for more shots for long enough: one tock, or where there is none the delay of an ack."""
+        """Close the stripe that waited for more shots for long enough: one tock, or where there is none `delay`."""
         if self._open is not None and now >= self._closes_at(delay):
             self.close(now)
 

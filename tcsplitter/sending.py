@@ -16,9 +16,9 @@ from tcsplitter.hedging import Hedger
 from tcsplitter.lateness import SMALL
 from tcsplitter.modes import MODES, RESERVE, Kind, Mode
 from tcsplitter.parity import Stripes
-from tcsplitter.recovery import Copies, SentShot
 from tcsplitter.routes import Routes
 from tcsplitter.shared import Handling
+from tcsplitter.shots import Copies, SentShot
 
 if TYPE_CHECKING:
     from tcsplitter.acks import Acks
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tcsplitter.shared import Shared
     from tcsplitter.table import ControlFrame, StreamTable
 
+FILL_TIMES = 2.0
+"""A stripe that is being filled is given so many times what that takes at the rate of the line."""
 MAX_GONE = 64
 """Carriers in one shot that are said to be given up."""
 
@@ -125,7 +127,7 @@ class Sender:
             self._send_data(carrier, payload=False)
         self._send_lost()
         self._send_twins()
-        self._stripes.run(now, self._ack_delay())
+        self._stripes.run(now, self._stripe_delay())
         self._send_waiting()
         if now >= self._acks.due_at and (carrier := self._routes.sync(now)) is not None:
             self._send_ack(carrier)
@@ -138,7 +140,7 @@ class Sender:
         """When `flush` must be called again at the latest."""
         due = self._carriers.next_due()
         by = min(due.ack_by if due else inf, self._shared.tock.opens_at, self._routes.deadline())
-        by = min(by, self._hedger.deadline(), self._stripes.deadline(self._ack_delay()))
+        by = min(by, self._hedger.deadline(), self._stripes.deadline(self._stripe_delay()))
         if self._shared.scheduler and self._routes.yields_until > self._now:
             by = min(by, self._routes.yields_until)
         if self._recovery.opens_at > self._now and self._waits_for_pace() and self._recovery.has_room():
@@ -154,6 +156,13 @@ class Sender:
         if self._shared.scheduler.sparse and self._cap.sparse_at > self._now:
             return self._cap.sparse_at
         return self._cap.opens_at if len(self._hedger) or len(self._stripes) else inf
+
+    def _stripe_delay(self) -> float:
+        """For how long a stripe waits for more shots; where bulk waits for its turn, for as long as the line takes to fill it."""
+        rate = self._recovery.congestion.rate
+        if not self._shared.scheduler.bulk or not rate:
+            return self._ack_delay()
+        return max(self._recovery.rtt, FILL_TIMES * self._config.handling.fec.data * self._shared.size / rate)
 
     def _waits_for_pace(self) -> bool:
         return bool(self._shared.scheduler.bulk or self._shared.scheduler.lost or len(self._stripes))
