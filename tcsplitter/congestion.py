@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tcsplitter.cap import Cap
 
 if TYPE_CHECKING:
-    from tcsplitter.recovery import SentShot
+    from tcsplitter.shots import SentShot
 
 DEFAULT_RTT = 0.2
 """Seconds; taken for the RTT until one was measured."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tcsplitter.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from tcsplitter.streams import Stream
+    from tcsplitter.scheduler import Source
 
 SESSION_WINDOW = 32 * 1024 * 1024
 """Bytes of all streams of a direction that may be granted and unread."""
@@ -27,7 +27,7 @@ class SendWindow:
         """Bytes that streams hold and never sent."""
         self.lost_chunks = 0
         """Chunks that streams hold to be sent again."""
-        self.held: dict[Stream, None] = {}
+        self.held: dict[Source, None] = {}
         """Streams that found no room, the one that waits for the longest first."""
 
     @property

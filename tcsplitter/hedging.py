@@ -15,8 +15,9 @@ from tcsplitter.acks import Acks
 from tcsplitter.lateness import CLEAN_SHARE, WORTH_SECONDS
 
 if TYPE_CHECKING:
-    from tcsplitter.recovery import Recovery, SentShot
+    from tcsplitter.recovery import Recovery
     from tcsplitter.shared import Handling
+    from tcsplitter.shots import SentShot
     from tcsplitter.stats import Counters
 
 AGAIN_SECONDS, AGAIN_SHARE = 0.05, 0.5

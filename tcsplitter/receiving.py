@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from tcsplitter.carrier import Carrier, CarrierSet, PeerCarriers
     from tcsplitter.flows import FlowTable
     from tcsplitter.keyring import Epoch, Keyring
-    from tcsplitter.recovery import Recovery, SentShot
+    from tcsplitter.recovery import Recovery
     from tcsplitter.repair import Repair
     from tcsplitter.sending import Sender, SessionConfig
+    from tcsplitter.shots import SentShot
     from tcsplitter.table import StreamTable
 
 MAX_PIECES = 16_384

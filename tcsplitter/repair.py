@@ -10,8 +10,9 @@ from tcsplitter.chunks import Control
 
 if TYPE_CHECKING:
     from tcsplitter.outbox import Outbox
-    from tcsplitter.recovery import Recovery, SentShot
+    from tcsplitter.recovery import Recovery
     from tcsplitter.scheduler import Portion
+    from tcsplitter.shots import SentShot
     from tcsplitter.table import ControlFrame, StreamTable
 
 

@@ -6,7 +6,8 @@ from tcsplitter.carrier import Carrier
 from tcsplitter.congestion import DEFAULT_RTT
 from tcsplitter.lateness import Lateness
 from tcsplitter.modes import Kind
-from tcsplitter.recovery import Recovery, SentShot
+from tcsplitter.recovery import Recovery
+from tcsplitter.shots import SentShot
 
 SIZE = 10_000
 

@@ -17,10 +17,10 @@ from tcsplitter.carrier import Carrier, Op
 from tcsplitter.flows import Flow
 from tcsplitter.modes import MODES
 from tcsplitter.outbox import Outbox
-from tcsplitter.recovery import SentShot
 from tcsplitter.sending import SessionConfig
 from tcsplitter.session import Session
 from tcsplitter.shared import Handling
+from tcsplitter.shots import SentShot
 from tcsplitter.streams import Stream
 
 NOW = 100.0

@@ -33,11 +33,12 @@ from tcsplitter.noise import NoiseError
 from tcsplitter.options import MAX_PAYLOAD
 from tcsplitter.outbox import Outbox
 from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, DialBudget, Pool
-from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery, SentShot
+from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery
 from tcsplitter.scheduler import MAX_CHUNKS
 from tcsplitter.sending import MAX_GONE, SessionConfig
 from tcsplitter.session import Session
 from tcsplitter.shared import Handling
+from tcsplitter.shots import SentShot
 from tcsplitter.streams import INITIAL_WINDOW, MAX_UNSENT
 from tcsplitter.table import MAX_CONTROL, MAX_STREAMS
 

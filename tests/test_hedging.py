@@ -13,8 +13,9 @@ from tcsplitter.acks import Acks
 from tcsplitter.hedging import AGAIN_SHARE, LARGE_BURST, SMALL_BURST, SMALL_RATE, SMALL_SHARE, Allowance, Hedger
 from tcsplitter.lateness import OVERDUE_RTTS, OVERDUE_SLACK, SMALL
 from tcsplitter.options import Fec, Retries
-from tcsplitter.recovery import Copies, Recovery, SentShot
+from tcsplitter.recovery import Recovery
 from tcsplitter.shared import Handling
+from tcsplitter.shots import Copies, SentShot
 from tcsplitter.stats import Counters
 
 NOW = 100.0

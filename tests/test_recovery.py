@@ -23,8 +23,8 @@ from tcsplitter.recovery import (
     MAX_BACKOFF,
     MAX_PATIENCE,
     Recovery,
-    SentShot,
 )
+from tcsplitter.shots import SentShot
 
 # --- which shots an ack is news of
 
