@@ -1,7 +1,8 @@
-"""The windows that all streams of a session share: what may be sent, and what was granted to the other end."""
+"""Windows: what one stream grants the other end, and what all streams of a session together may send and have granted."""
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from tcsplitter.errors import RemoteProtocolError
@@ -9,8 +10,72 @@ from tcsplitter.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from tcsplitter.scheduler import Source
 
+INITIAL_WINDOW = 65_536
+"""Bytes of a stream that may be sent before the other end grants more."""
+MAX_WINDOW = 16 * 1024 * 1024
+"""Ceiling of what one stream may have granted and unread, bytes."""
+WINDOW_SHARE = 4
+"""More is granted when such a share of a window was consumed: the sender must not have to stop though several frames with credit
+are lost."""
+GROWTH_RTTS, GROWTH_SECONDS, PACED_SECONDS = 2.0, 0.01, 2.0
+"""If that took less than the larger of the first two the window is too small; where data is forwarded at a beat, or past gaps, if
+it took less than the last."""
+FAST_GROWTH, GAP_GROWTH = 8, 4
+"""Factors by which it grows: while the reader takes what comes, and behind a gap."""
 SESSION_WINDOW = 32 * 1024 * 1024
 """Bytes of all streams of a direction that may be granted and unread."""
+
+
+class StreamWindow:
+    """What a stream lets its other end send.
+
+    It grows when it holds the sender and the reader keeps up: when a share of it was consumed in little time, or when the sender
+    has used such a share behind a gap, which lasts for many RTTs, and the reader has taken all that came before the gap.
+    """
+
+    __slots__ = ("_began_at", "_gap", "_size", "limit")
+
+    def __init__(self) -> None:
+        self.limit = INITIAL_WINDOW
+        """Offset up to which the other end may send."""
+        self._size = INITIAL_WINDOW
+        self._began_at = -inf
+        """When the other end began to use it."""
+        self._gap = False
+        """A share of it was used behind a gap."""
+
+    def begin(self, now: float) -> None:
+        """What is consumed from here on counts for its growth."""
+        self._began_at = now
+
+    def expect(self, highest: int, now: float) -> None:
+        """More data comes, beyond what reached up to `highest`."""
+        if highest <= self.limit - self._size:
+            self.begin(now)
+
+    def note_gap(self, highest: int) -> None:
+        """There is a gap before what reaches up to `highest`."""
+        self._gap |= highest - (self.limit - self._size) > self._size // WINDOW_SHARE
+
+    def grow_behind_gap(self, read_offset: int, now: float) -> bool:
+        """The reader has taken all there is: whether more was granted because of a gap."""
+        if not self._gap or self._size == MAX_WINDOW:
+            return False
+        self._grant(read_offset, GAP_GROWTH, now)
+        return True
+
+    def consumed(self, read_offset: int, soon: float, now: float) -> bool:
+        """The reader has taken all before this offset; `soon`: seconds. Whether more was granted."""
+        if read_offset + self._size - self.limit < self._size // WINDOW_SHARE:
+            return False
+        self._grant(read_offset, FAST_GROWTH if now - self._began_at < soon else 1, now)
+        return True
+
+    def _grant(self, read_offset: int, growth: int, now: float) -> None:
+        self._size = min(growth * self._size, MAX_WINDOW)
+        self._gap = False
+        self.limit = read_offset + self._size
+        self.begin(now)
 
 
 class SendWindow:

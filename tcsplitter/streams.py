@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tcsplitter._core import MAX_VARINT, RecvBuffer, SendBuffer
 from tcsplitter.chunks import Chunk, Control
+from tcsplitter.credit import GROWTH_RTTS, GROWTH_SECONDS, INITIAL_WINDOW, PACED_SECONDS, StreamWindow
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.playout import Forwarding
 
@@ -15,17 +16,6 @@ if TYPE_CHECKING:
     from tcsplitter.options import Retries
     from tcsplitter.shared import Shared
 
-INITIAL_WINDOW = 65_536
-"""Bytes of a stream that may be sent before the other end grants more."""
-MAX_WINDOW = 16 * 1024 * 1024
-"""Ceiling of what one stream may have granted and unread, bytes."""
-GROWTH_RTTS, GROWTH_SECONDS = 2.0, 0.01
-"""A window whose half is consumed in less than the larger of these is too small."""
-FAST_GROWTH, GAP_GROWTH = 8, 4
-"""Factors by which it grows."""
-PACED_SHARE, PACED_SECONDS = 4, 2.0
-"""A stream that is forwarded at a beat, or past gaps, is granted more at each such share of its window, which is too small if
-that took less: its sender must not have to stop though several frames with credit are lost."""
 MAX_UNSENT = 262_144
 """Bytes read from the local program ahead of sending, or two payloads where those are larger."""
 MANY_UNSENT = 4 * 1024 * 1024
@@ -76,8 +66,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_fin_cut", "_finishing", "_forwarding", "_gate", "_granted_at", "_host", "_limit", "_opened", "_passed",
-        "_pending_chunks", "_resend", "_reset_acked", "_reset_came", "_returned", "_send_limit", "_sender_held", "_sent",
+        "_fin_cut", "_finishing", "_forwarding", "_gate", "_host", "_opened", "_passed",
+        "_pending_chunks", "_resend", "_reset_acked", "_reset_came", "_returned", "_send_limit", "_sent",
         "_shared", "_unsent", "_whole", "_window", "app", "beat_at", "deficit", "id", "incoming", "queue", "reset_code",
         "sent_reset", "unacknowledged",
     )  # fmt: skip
@@ -117,13 +107,9 @@ class Stream:
         self._reset_acked = False
         self._reset_came = False
         self._send_limit = INITIAL_WINDOW
-        self._window = INITIAL_WINDOW
-        self._limit = INITIAL_WINDOW
+        self._window = StreamWindow()
         self._sent = 0
         """Bytes sent when the stream was reset."""
-        self._granted_at = -inf
-        self._sender_held = False
-        """The sender has used its credit up while a gap keeps the reader waiting."""
         self._returned = 0
         self.set_attempts()
 
@@ -190,11 +176,7 @@ class Stream:
         return self.incoming.at_end
 
     def consume(self, count: int, now: float) -> None:
-        """The local program took `count` bytes: grant as many more when half a window has come together.
-
-        The window grows when it holds the sender and the reader keeps up: when half of it took less than two RTTs, or when the
-        sender has used it up behind a gap, which lasts for many RTTs, and the reader has taken all that came before the gap.
-        """
+        """The local program took `count` bytes: grant as many more when a share of the window has come together."""
         self.incoming.consume(count)
         if self._forwarding is not None:
             self._forwarding.ready -= count
@@ -210,22 +192,14 @@ class Stream:
             if incoming.at_end:
                 self._host.forget_if_done(self)
             return
-        if self._sender_held and not incoming.readable:
-            self._grant(GAP_GROWTH, now)
-            return
-        share, seconds = 4, max(GROWTH_RTTS * self._shared.rtt, GROWTH_SECONDS)
-        if self._forwarding is not None:
-            share, seconds = PACED_SHARE, PACED_SECONDS
-        if incoming.read_offset + self._window - self._limit >= self._window // share:
-            self._grant(FAST_GROWTH if now - self._granted_at < seconds else 1, now)
+        gap = not incoming.readable and self._window.grow_behind_gap(incoming.read_offset, now)
+        if gap or self._window.consumed(incoming.read_offset, self._soon, now):
+            self._host.queue_control(Control.STREAM_CREDIT, self)
 
-    def _grant(self, growth: int, now: float) -> None:
-        """Let the other end send a window beyond what was consumed."""
-        self._window = min(growth * self._window, MAX_WINDOW)
-        self._sender_held = False
-        self._granted_at = now
-        self._limit = self.incoming.read_offset + self._window
-        self._host.queue_control(Control.STREAM_CREDIT, self)
+    @property
+    def _soon(self) -> float:
+        """Seconds in which a reader that keeps up takes its share of a window."""
+        return max(GROWTH_RTTS * self._shared.rtt, GROWTH_SECONDS) if self._forwarding is None else PACED_SECONDS
 
     def set_attempts(self) -> None:
         """The other end said how often a missing payload is to be waited for."""
@@ -234,7 +208,7 @@ class Stream:
             self._forwarding.attempts = attempts
         elif (setting.beat or attempts >= 0) and self.sent_reset is None:
             self._forwarding = Forwarding(setting, self._shared.size, attempts, self._shared.now)
-            self._granted_at = self._shared.now
+            self._window.begin(self._shared.now)
             self._forward(self._shared.now)
 
     def on_beat(self, now: float) -> None:
@@ -281,7 +255,7 @@ class Stream:
     @property
     def credit_limit(self) -> int:
         """Offset up to which the other end may send."""
-        return self._limit
+        return self._window.limit
 
     @property
     def wants_to_send(self) -> bool:
@@ -431,14 +405,14 @@ class Stream:
     def receive(self, offset: int, data: bytes | memoryview, fin: bool) -> None:
         """Take a piece in. Raises RemoteProtocolError for data beyond the credit or against the final size."""
         end = offset + len(data)
-        if end > self._limit:
-            raise RemoteProtocolError(f"sent byte {end} of stream {self.id} with a credit of {self._limit}")
+        if end > self.credit_limit:
+            raise RemoteProtocolError(f"sent byte {end} of stream {self.id} with a credit of {self.credit_limit}")
         before = self.incoming.highest
         pieces = self.incoming.pieces
-        if before <= self._limit - self._window:  # the first of what was granted
-            self._granted_at = self._shared.now
+        self._window.expect(before, self._shared.now)
         fresh = self.incoming.insert(offset, data, fin)
-        self._sender_held |= self.incoming.pieces > 0 and self.incoming.highest + 3 * self._window // 4 > self._limit
+        if self.incoming.pieces:
+            self._window.note_gap(self.incoming.highest)
         self._host.count_received(self.incoming.highest - before, self.incoming.pieces - pieces)
         if self.sent_reset is not None:
             self._drop_incoming(self.incoming.highest)
@@ -449,17 +423,17 @@ class Stream:
             self._forward(self._shared.now)
         elif fresh or self.incoming.at_end:
             self._shared.tell(self)
-        held = self._sender_held and not (fresh or self.incoming.readable or self.incoming.at_end)
-        if held and self._window < MAX_WINDOW:
-            self._grant(GAP_GROWTH, self._shared.now)
+        drained = not (fresh or self.incoming.readable or self.incoming.at_end)
+        if drained and self._window.grow_behind_gap(self.incoming.read_offset, self._shared.now):
+            self._host.queue_control(Control.STREAM_CREDIT, self)
         if self.incoming.at_end:
             self._host.forget_if_done(self)
 
     def receive_reset(self, code: int, final_size: int) -> None:
         """The other end reset the stream. Raises RemoteProtocolError if the final size contradicts what came before."""
         incoming = self.incoming
-        if final_size > self._limit:
-            raise RemoteProtocolError(f"reset stream {self.id} after {final_size} bytes with a credit of {self._limit}")
+        if final_size > self.credit_limit:
+            raise RemoteProtocolError(f"reset stream {self.id} after {final_size} bytes with a credit of {self.credit_limit}")
         if final_size < incoming.highest or incoming.final_size not in (-1, final_size):
             raise RemoteProtocolError(f"reset stream {self.id} with a final size that contradicts its data")
         if self._reset_came:

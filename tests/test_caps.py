@@ -23,12 +23,11 @@ from tcsplitter import (
     recovery,
     server_end,
     session,
-    streams,
     table,
 )
 from tcsplitter._core import ACK, CLOSE, MAX_SEALED, PARITY, RESET, STREAM_CREDIT, TAG_SIZE, Fec, ShotWriter
 from tcsplitter.carrier import Action, Carrier, Op
-from tcsplitter.credit import SESSION_WINDOW
+from tcsplitter.credit import GAP_GROWTH, INITIAL_WINDOW, MAX_WINDOW, SESSION_WINDOW
 from tcsplitter.handshake import NO_SESSION, STATUS_CONTINUES, STATUS_NEW, STATUS_NO_ROOM, Gate, Initiator
 from tcsplitter.keyring import MAX_EPOCH_SHOTS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch
 from tcsplitter.newcomers import MAX_NEWCOMERS, MAX_PER_ADDRESS, Newcomers
@@ -39,7 +38,7 @@ from tcsplitter.receiving import MAX_PIECES
 from tcsplitter.sending import SessionConfig
 from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
 from tcsplitter.session import MAX_PARTIAL, Session
-from tcsplitter.streams import GAP_GROWTH, INITIAL_WINDOW, MAX_WINDOW, TOO_MANY
+from tcsplitter.streams import TOO_MANY
 from tcsplitter.table import MAX_STREAMS
 
 Frames = list[tuple[Any, ...]]
@@ -48,8 +47,8 @@ MAX_FRAMES = 4_096  # the core does not export it
 
 def test_the_caps_are_those_of_the_protocol() -> None:
     stated: dict[tuple[object, str], int] = {
-        (streams, "INITIAL_WINDOW"): 65_536,
-        (streams, "MAX_WINDOW"): 16 * 2**20,
+        (credit, "INITIAL_WINDOW"): 65_536,
+        (credit, "MAX_WINDOW"): 16 * 2**20,
         (credit, "SESSION_WINDOW"): 33_554_432,
         (table, "MAX_STREAMS"): 16_384,
         (receiving, "MAX_PIECES"): 16_384,

@@ -25,7 +25,7 @@ from tcsplitter._core import (
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.client_end import MAX_ATTEMPTS, ClientConfig, ClientEnd
-from tcsplitter.credit import SESSION_WINDOW
+from tcsplitter.credit import INITIAL_WINDOW, SESSION_WINDOW
 from tcsplitter.demand import MAX_WANT
 from tcsplitter.handshake import Gate, Initiator
 from tcsplitter.modes import Kind
@@ -39,7 +39,7 @@ from tcsplitter.sending import MAX_GONE, SessionConfig
 from tcsplitter.session import Session
 from tcsplitter.shared import Handling
 from tcsplitter.shots import SentShot
-from tcsplitter.streams import INITIAL_WINDOW, MAX_UNSENT
+from tcsplitter.streams import MAX_UNSENT
 from tcsplitter.table import MAX_CONTROL, MAX_STREAMS
 
 Frames = list[tuple[Any, ...]]

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stream_ends import NOW, SIZE, End, Pair, Shot, read
 
+from tcsplitter.credit import INITIAL_WINDOW
 from tcsplitter.pace import DEAD_BEATS, Beats, Tock
 from tcsplitter.shared import Handling
-from tcsplitter.streams import INITIAL_WINDOW, Stream
+from tcsplitter.streams import Stream
 
 WAIT = 0.1
 

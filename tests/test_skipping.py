@@ -9,12 +9,13 @@ from peer import Peer, Server, ack, ping, stream
 from stream_ends import NOW, End, Frame, Shot
 
 from tcsplitter._core import ASK, RESET, SKIP, STREAM, STREAM_CREDIT
+from tcsplitter.credit import FAST_GROWTH, INITIAL_WINDOW, PACED_SECONDS, WINDOW_SHARE
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.options import Playout, Retries
 from tcsplitter.recovery import GIVE_UP_SECONDS, LOST_SECONDS
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.shared import Handling
-from tcsplitter.streams import FAST_GROWTH, GIVEN_UP, INITIAL_WINDOW, PACED_SECONDS, PACED_SHARE, Stream
+from tcsplitter.streams import GIVEN_UP, Stream
 
 SIZE = 100
 NOISE = random.Random(1).randbytes(100 * SIZE)
@@ -192,12 +193,12 @@ def test_timers_of_gaps_that_are_filled_do_not_pile_up(beat: float) -> None:
 def test_credit_comes_early_where_gaps_are_passed(pause: float, granted: int) -> None:
     """So that frames with it may be lost, and the stream goes on."""
     server = receiving(3)
-    server.take((STREAM, 0, 0, bytes(INITIAL_WINDOW // PACED_SHARE), False))
+    server.take((STREAM, 0, 0, bytes(INITIAL_WINDOW // WINDOW_SHARE), False))
     server.shared.now += pause
-    stream_of(server).consume(INITIAL_WINDOW // PACED_SHARE - 1, server.shared.now)
+    stream_of(server).consume(INITIAL_WINDOW // WINDOW_SHARE - 1, server.shared.now)
     assert server.shots() == []
     stream_of(server).consume(1, server.shared.now)
-    assert frames(server.shots()) == [(STREAM_CREDIT, 0, INITIAL_WINDOW // PACED_SHARE + granted)]
+    assert frames(server.shots()) == [(STREAM_CREDIT, 0, INITIAL_WINDOW // WINDOW_SHARE + granted)]
 
 
 @pytest.mark.parametrize("size", [100, INITIAL_WINDOW // 2, INITIAL_WINDOW])

@@ -8,20 +8,17 @@ import pytest
 from stream_ends import NOW, End, Frame, Shot, data, reset_at
 
 from tcsplitter._core import CREDIT, RESET, STREAM, STREAM_CREDIT
-from tcsplitter.credit import SESSION_WINDOW
-from tcsplitter.errors import RemoteProtocolError
-from tcsplitter.streams import (
-    BY_PROGRAM,
+from tcsplitter.credit import (
     FAST_GROWTH,
     GAP_GROWTH,
     GROWTH_RTTS,
     GROWTH_SECONDS,
     INITIAL_WINDOW,
-    MAX_UNSENT,
     MAX_WINDOW,
-    REFUSED,
-    Stream,
+    SESSION_WINDOW,
 )
+from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.streams import BY_PROGRAM, MAX_UNSENT, REFUSED, Stream
 
 DATA = 2_500  # three payloads
 HALF, QUARTER = INITIAL_WINDOW // 2, INITIAL_WINDOW // 4

@@ -19,6 +19,7 @@ from benches import sweep, sweep_load
 from benches.line import LineError, LineSettings, Way, parse_line
 from benches.sweep_cells import OPTIONS, WORKLOADS, Cell, Kept, Measured, Setting, SweepError, all_cells, all_settings, varying
 from tcsplitter.errors import ConfigError
+from tcsplitter.streams import MAX_UNSENT
 
 ROOT = Path(__file__).parents[1]
 # --- The grid
@@ -262,8 +263,10 @@ def test_each_workload_across_a_real_tunnel(workload: str, monkeypatch: pytest.M
     found = sweep_load.measure(Cell(Setting(), workload, 1), LineSettings(way, way), "emulator", 0.6)
     assert found.failed is None
     figures = found.figures
-    assert figures["wire bytes per byte"] > 1
     assert figures["connections per second"] > 0
+    # The near end reads up to MAX_UNSENT ahead of the line: much beside what crosses it in so short a time.
+    ahead = MAX_UNSENT / (figures["Mbit/s"] * 0.6e6 / 8) if workload in ("up", "down") else 0
+    assert figures["wire bytes per byte"] > 1 - ahead
     if workload == "echo":
         assert len(found.samples["echo ms"]) == 12
         assert 2 * way.delay_ms <= figures["echo p50 ms"] < 2 * way.delay_ms + 20
