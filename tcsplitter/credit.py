@@ -59,7 +59,7 @@ class StreamWindow:
 
     def grow_behind_gap(self, read_offset: int, now: float) -> bool:
         """The reader has taken all there is: whether more was granted because of a gap."""
-        if not self._gap or self._size == MAX_WINDOW:
+        if not self._gap or read_offset + min(GAP_GROWTH * self._size, MAX_WINDOW) == self.limit:
             return False
         self._grant(read_offset, GAP_GROWTH, now)
         return True
