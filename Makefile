@@ -8,6 +8,10 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info
 INSTALLED := .venv/installed-$(VERSION)
 BUILT := build/$(VERSION)-$(if $(filter 1,$(TCSPLITTER_DEBUG)),debug,release)$(and $(TCSPLITTER_SANITIZE),-sanitized).built
 
+# What is compiled: each module with a .pxd beside it.
+COMPILED := tcsplitter/_core.pyx $(wildcard tcsplitter/*.pxd tcsplitter/*.pxi tcsplitter/*.h)
+COMPILED += $(wildcard $(patsubst %.pxd,%.py,$(wildcard tcsplitter/*.pxd)))
+
 .DELETE_ON_ERROR:
 .PHONY: help venv demo test lint soak fuzz bench sweep sanitize clean
 
@@ -64,8 +68,8 @@ $(INSTALLED): pyproject.toml utils/bootstrap.sh
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	mkdir -p build && touch $@ $(BUILT)
 
-# make has found it stale, and a changed setup.py may mean other C from the same sources: so nothing is taken over.
-$(BUILT): setup.py tcsplitter/_core.pyx $(wildcard tcsplitter/*.pxi tcsplitter/*.h) | $(INSTALLED)
+# A changed setup.py may mean other C from the same sources, and without a stamp another kind may be in place: all is made anew.
+$(BUILT): setup.py $(COMPILED) | $(INSTALLED)
 	rm -f build/$(VERSION)-*.built
-	CYTHON_FORCE_REGEN=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
+	$(if $(filter setup.py,$?),CYTHON_FORCE_REGEN=1) $(BIN)/python setup.py --quiet build_ext --inplace $(if $(filter setup.py,$?),--force)
 	touch $@

@@ -1,10 +1,13 @@
-"""The compiled core; all else is in pyproject.toml. Two variables of the environment ask for another kind of build:
+"""What is compiled: the core, and each module with a .pxd beside it, which states the types. All else is in pyproject.toml.
+
+Two variables of the environment ask for another kind of build:
 
 TCSPLITTER_DEBUG=1                      no optimisation, bounds checks, line tracing, assertions
 TCSPLITTER_SANITIZE=address,undefined   the compiler's sanitizers of these names, fatal at the first finding; assertions
 """
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -16,22 +19,30 @@ release_macros: list[tuple[str, str | None]] = [("CYTHON_WITHOUT_ASSERTIONS", "1
 debug_macros: list[tuple[str, str | None]] = [("CYTHON_TRACE", "1")]
 sanitize_flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
-core = Extension(
-    "tcsplitter._core",
-    ["tcsplitter/_core.pyx"],
-    depends=["tcsplitter/_gf256.h"],
-    define_macros=debug_macros if debug else [] if sanitizers else release_macros,
-    extra_compile_args=(["-g", "-O0", "-UNDEBUG"] if debug else ["-g", "-O1"] if sanitizers else ["-O3"])
-    + (sanitize_flags if sanitizers else []),
-    extra_link_args=sanitize_flags if sanitizers else [],
-)
+
+def compiled(name: str) -> Extension:
+    """The extension that this module of the package becomes. The core works on bytes, so it gains by more optimisation."""
+    is_core = name == "_core"
+    release_flags = ["-g0", "-O3" if is_core else "-O2"]
+    return Extension(
+        f"tcsplitter.{name}",
+        [f"tcsplitter/{name}.{'pyx' if is_core else 'py'}"],
+        depends=["tcsplitter/_gf256.h"] if is_core else [],
+        define_macros=debug_macros if debug else [] if sanitizers else release_macros,
+        extra_compile_args=(["-g", "-O0", "-UNDEBUG"] if debug else ["-g", "-O1"] if sanitizers else release_flags)
+        + (sanitize_flags if sanitizers else []),
+        extra_link_args=sanitize_flags if sanitizers else [],
+    )
+
 
 setup(
-    # cythonize follows the files that the .pyx includes.
+    # cythonize follows the files that these include.
     ext_modules=cythonize(
-        [core],
-        # The C is a by-product and differs by kind: beside the .pyx it would be shipped, or taken for the other kind's.
+        [compiled(path.stem) for path in sorted(Path("tcsplitter").glob("*.pxd"))],
+        # The C is a by-product and differs by kind: beside the sources it would be shipped, or taken for the other kind's.
         build_dir="build/cython-debug" if debug else "build/cython",
-        compiler_directives={"boundscheck": debug, "linetrace": debug},
-    )
+        # Annotations are for people and mypy: an int of theirs has no bounds, and a float may be an int.
+        compiler_directives={"annotation_typing": False, "auto_pickle": False, "boundscheck": debug, "linetrace": debug},
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )

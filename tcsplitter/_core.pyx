@@ -82,8 +82,7 @@ cdef enum:
     _ACK_GENERATIONS = 3  # acks each number is listed in
     _MAX_HELD_RANGES = 4_096  # per generation
     _WORD_BITS = 64
-    _DELAY_BUCKETS = 8 * 27  # up to 134 s
-    _WINDOW_WORDS = (REPLAY_WINDOW >> 6) + 1
+    _WINDOW_WORDS = _REPLAY_WORDS
     _MAX_WAITING_PAYLOADS = 65_536
     _MAX_BLOCKS = 256  # of a stripe: the field of zfec is GF(2**8)
     _MAX_MATRICES = 256
@@ -131,12 +130,6 @@ cdef inline int _store_varint(uint8_t* at, uint64_t value) noexcept nogil:
 
 @cython.final
 cdef class _Run:
-    cdef int64_t start
-    cdef Py_ssize_t size
-    cdef list chunks
-    cdef Py_ssize_t first
-    cdef Py_ssize_t skip
-
     def __cinit__(self, int64_t start):
         self.start = start
         self.chunks = []
@@ -209,17 +202,15 @@ cdef class _Run:
 cdef class SendBuffer:
     """Bytes of a stream that were never sent, in order."""
 
-    cdef _Run _unsent
-
     def __cinit__(self):
         self._unsent = _Run(0)
 
-    def write(self, bytes data not None):
+    cpdef write(self, bytes data):
         """Add to the end."""
         if data:
             self._unsent.append(data)
 
-    def take(self, Py_ssize_t limit):
+    cpdef bytes take(self, Py_ssize_t limit):
         """Remove and return the next min(limit, unsent) bytes as one object."""
         cdef bytes taken = b"".join(self._unsent.views(limit, self._unsent.size))
         if taken:
@@ -477,16 +468,11 @@ include "_fec.pxi"
 cdef class ShotReader:
     """Cuts the bytes of a carrier into sealed shots, whatever pieces they come in."""
 
-    cdef bytearray _partial
-    cdef bint _expect_hello
-    cdef bint _ended
-    cdef bint _failed
-
     def __cinit__(self, bint expect_hello=False):
         self._partial = bytearray()
         self._expect_hello = expect_hello
 
-    def feed(self, bytes data not None):
+    cpdef list feed(self, bytes data):
         """Take what was read; return the shots that are now whole. RemoteProtocolError once and for good."""
         if self._failed:
             raise RemoteProtocolError("this carrier has already broken the protocol")
@@ -521,7 +507,7 @@ cdef class ShotReader:
         self._keep(base + at, end - at)
         return records
 
-    cdef Py_ssize_t _complete(self, const uint8_t* data, Py_ssize_t count, list records) except -1:
+    cdef Py_ssize_t _complete(self, const unsigned char* data, Py_ssize_t count, list records) except -1:
         """Add to the partial shot; return how many bytes it took."""
         cdef Py_ssize_t used = 0, size
         if len(self._partial) < HEADER_SIZE:
@@ -537,7 +523,7 @@ cdef class ShotReader:
             self._partial = bytearray()
         return used + count
 
-    cdef int _keep(self, const uint8_t* data, Py_ssize_t count) except -1:
+    cdef int _keep(self, const unsigned char* data, Py_ssize_t count) except -1:
         cdef Py_ssize_t have = len(self._partial)
         if count:
             PyByteArray_Resize(self._partial, have + count)
@@ -552,7 +538,7 @@ cdef class ShotReader:
 
 
 cdef Py_ssize_t _shot_size(const uint8_t* header, bint hello) except -1:
-    """Bytes of a whole shot, after the checks of its flags and length."""
+    """Bytes of a whole shot, after the checks of its flags, length and number."""
     cdef Py_ssize_t sealed = <Py_ssize_t> _load(header + 2, 3)
     if header[0] & ~_KNOWN_FLAGS:
         raise RemoteProtocolError(f"unknown flags {header[0]:#x}")
@@ -560,6 +546,8 @@ cdef Py_ssize_t _shot_size(const uint8_t* header, bint hello) except -1:
         raise RemoteProtocolError("a shot where a hello was due" if hello else "a hello where a shot was due")
     if not _MIN_SEALED <= sealed <= (MAX_HELLO_SEALED if hello else MAX_SEALED):
         raise RemoteProtocolError(f"a sealed length of {sealed}")
+    if _load(header + 5, 8) > <uint64_t> _MAX_VARINT:
+        raise RemoteProtocolError("a number beyond the last")
     return HEADER_SIZE + sealed
 
 
@@ -571,9 +559,6 @@ cdef Py_ssize_t _shot_size(const uint8_t* header, bint hello) except -1:
 @cython.final
 cdef class ReplayWindow:
     """The numbers opened so far: REPLAY_WINDOW up to the highest."""
-
-    cdef uint64_t _next
-    cdef uint64_t _bits[_WINDOW_WORDS]
 
     @property
     def highest(self):
@@ -588,7 +573,7 @@ cdef class ReplayWindow:
             return OLD
         return SEEN if self._bits[number // _WORD_BITS % _WINDOW_WORDS] >> number % _WORD_BITS & 1 else FRESH
 
-    def mark(self, uint64_t number):
+    cpdef mark(self, uint64_t number):
         """Mark an opened number. RemoteProtocolError for a jump over MAX_JUMP, ValueError if it is not FRESH."""
         if self.check(number) != FRESH:
             raise ValueError(f"number {number} was marked before or is too old")
@@ -977,14 +962,10 @@ cdef class AckLog:
 cdef class Quantiles:
     """Quantiles of delays, older samples fading by halves whenever more than `fade` of them count."""
 
-    cdef double _counts[_DELAY_BUCKETS]
-    cdef double _total
-    cdef double _fade
-
     def __cinit__(self, double fade=2048):
         self._fade = fade
 
-    def add(self, double seconds):
+    cpdef add(self, double seconds):
         cdef double eighths = 8 * log2(max(seconds * 1e6, 1.0))
         cdef int i
         self._counts[<int> min(eighths, _DELAY_BUCKETS - 1)] += 1
@@ -994,7 +975,7 @@ cdef class Quantiles:
                 self._counts[i] /= 2
             self._total /= 2
 
-    def at(self, double share):
+    cpdef double at(self, double share):
         """The delay that `share` of the samples did not exceed, rounded up to a bucket's end; 0 without samples."""
         cdef double wanted = share * self._total
         cdef int bucket = 0
@@ -1015,18 +996,12 @@ cdef class Quantiles:
 cdef class RecvBuffer:
     """Reassembly of one direction of a stream: pieces in any order, repeated, overlapping; bytes in order."""
 
-    cdef _Run _ready
-    cdef list _waiting
-    cdef readonly Py_ssize_t held
-    cdef readonly int64_t highest
-    cdef readonly int64_t final_size
-
     def __cinit__(self):
         self._ready = _Run(0)
         self._waiting = []
         self.final_size = -1
 
-    def insert(self, int64_t offset, data, bint fin):
+    cpdef Py_ssize_t insert(self, int64_t offset, data, bint fin) except -1:
         """Keep what is new; return how many bytes became readable. RemoteProtocolError for data beyond the final size or a
         contradicting final size."""
         cdef object piece = _plain(data)
@@ -1106,11 +1081,11 @@ cdef class RecvBuffer:
             self._waiting.insert(index, left)
         return 0
 
-    def peek(self, Py_ssize_t limit=_NO_LIMIT):
+    cpdef list peek(self, Py_ssize_t limit=_NO_LIMIT):
         """Readable buffers in order, at most `limit` bytes and 64 buffers."""
         return self._ready.views(limit, _PEEK_BUFFERS)
 
-    def consume(self, Py_ssize_t count):
+    cpdef consume(self, Py_ssize_t count):
         """Forget the next `count` readable bytes; ValueError if there are fewer."""
         if not 0 <= count <= self._ready.size:
             raise ValueError(f"{count} bytes to consume, {self._ready.size} readable")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from heapq import heappop, heappush
 from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from tcsplitter.acks import Acks
@@ -115,8 +116,9 @@ class Hedger:
             self._look_at(heappop(self._watched)[2], now)
         spare = spare and not self._recovery.lateness.queueing and self._recovery.is_quiet
         if spare and not self._spare:
-            lagging, self._lagging = self._lagging, []
-            self._others.extendleft(sorted((shot for _, _, shot in lagging), key=_age))
+            lagging = sorted([shot for _, _, shot in self._lagging], key=_sent_at, reverse=True)
+            self._lagging = []
+            self._others.extendleft(lagging)
         self._spare = spare
         late_after = self._late_after()
         while self._others and self._others[0].sent_at + late_after <= now:
@@ -188,5 +190,4 @@ class Hedger:
         return shot.number in self._recovery.sent and not (shot.copies and shot.copies.arrived)
 
 
-def _age(shot: SentShot) -> float:
-    return -shot.sent_at
+_sent_at = attrgetter("sent_at")

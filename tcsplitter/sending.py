@@ -174,7 +174,7 @@ class Sender:
             del lost[source]
         while lost and self._recovery.chunks_left > 0 and self._recovery.may_send(self._now):
             carrier = self._routes.lost()
-            if carrier is None or not self._send_data(carrier, lost=True):
+            if carrier is None or not self._send_data(carrier, payload=True, lost=True):
                 return
 
     def _send_waiting(self) -> None:

@@ -19,7 +19,7 @@ MAX_STREAMS = 16_384
 """Open streams of a session."""
 MAX_CONTROL = 256
 """Control frames in one shot."""
-ControlFrame = tuple[Control, Stream | int | None]
+ControlFrame = tuple[Control, "Stream | int | None"]
 """A kind, and what it is about: a stream, for ASK the number of a shot, or nothing."""
 
 

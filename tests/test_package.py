@@ -76,8 +76,9 @@ def test_wheel_holds_the_package_and_no_sources_of_the_core(tree: Path, wheel: P
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {f"tcsplitter/{path.name}" for path in (tree / "tcsplitter").glob("*.py")}
-    core = f"tcsplitter/_core{sysconfig.get_config_var('EXT_SUFFIX')}"
-    assert names == modules | {core, "tcsplitter/_core.pyi", "tcsplitter/py.typed"}
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    compiled = {f"tcsplitter/{path.stem}{suffix}" for path in (tree / "tcsplitter").glob("*.pxd")}
+    assert names == modules | compiled | {"tcsplitter/_core.pyi", "tcsplitter/py.typed"}
 
 
 def test_wheel_works_without_a_compiler(python: Path) -> None:

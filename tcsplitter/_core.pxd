@@ -1,0 +1,75 @@
+"""What the compiled modules of the session use of the core without going through Python."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+cdef enum:
+    _DELAY_BUCKETS = 8 * 27  # up to 134 s
+    _REPLAY_WORDS = (1 << 17 >> 6) + 1
+
+
+cdef class _Run:
+    cdef int64_t start
+    cdef Py_ssize_t size
+    cdef list chunks
+    cdef Py_ssize_t first
+    cdef Py_ssize_t skip
+
+    cdef int append(self, object chunk) except -1
+    cdef int prepend(self, object chunk) except -1
+    cdef int absorb(self, _Run following) except -1
+    cdef list views(self, Py_ssize_t limit, Py_ssize_t most)
+    cdef int drop(self, Py_ssize_t count) except -1
+
+
+cdef class SendBuffer:
+    cdef _Run _unsent
+
+    cpdef write(self, bytes data)
+    cpdef bytes take(self, Py_ssize_t limit)
+
+
+cdef class ShotReader:
+    cdef bytearray _partial
+    cdef bint _expect_hello
+    cdef bint _ended
+    cdef bint _failed
+
+    cpdef list feed(self, bytes data)
+    cdef list _cut(self, bytes data)
+    cdef Py_ssize_t _complete(self, const unsigned char* data, Py_ssize_t count, list records) except -1
+    cdef int _keep(self, const unsigned char* data, Py_ssize_t count) except -1
+    cdef tuple _record(self, bytes shot)
+
+
+cdef class ReplayWindow:
+    cdef uint64_t _next
+    cdef uint64_t _bits[_REPLAY_WORDS]
+
+    cpdef int check(self, uint64_t number) except -1
+    cpdef mark(self, uint64_t number)
+    cdef void _advance(self, uint64_t number) noexcept
+
+
+cdef class Quantiles:
+    cdef double _counts[_DELAY_BUCKETS]
+    cdef double _total
+    cdef double _fade
+
+    cpdef add(self, double seconds)
+    cpdef double at(self, double share)
+
+
+cdef class RecvBuffer:
+    cdef _Run _ready
+    cdef list _waiting
+    cdef readonly Py_ssize_t held
+    cdef readonly int64_t highest
+    cdef readonly int64_t final_size
+
+    cpdef Py_ssize_t insert(self, int64_t offset, data, bint fin) except -1
+    cpdef list peek(self, Py_ssize_t limit=?)
+    cpdef consume(self, Py_ssize_t count)
+    cdef int _check_size(self, int64_t end, bint fin) except -1
+    cdef int _fill(self, object piece, int64_t offset, int64_t end) except -1
+    cdef Py_ssize_t _find(self, int64_t offset) except -1
+    cdef int _put(self, object part, int64_t at, Py_ssize_t index) except -1

@@ -1,0 +1,12 @@
+cdef class Acks:
+    cdef public double due_at
+    cdef public bint for_payload
+    cdef public object add
+    cdef object _log
+    cdef long long _answered
+    cdef double _answered_at
+
+    cpdef elicited(self, long long number, double delay, double now)
+    cpdef add_rebuilt(self, long long number, double delay, double now)
+    cdef _due_in(self, double delay, double now)
+    cpdef write(self, writer, double now, bint settles=?)

@@ -1,0 +1,44 @@
+from tcsplitter.cap cimport Cap
+from tcsplitter.shots cimport SentShot
+
+
+cdef class Congestion:
+    cdef public long long size
+    cdef public Cap cap
+    cdef public bint polite
+    cdef public double rate, min_rtt, rtt, queue, jitter, opens_at
+    cdef public long long rounds
+    cdef double _gain, _pace
+    cdef public bint _startup
+    cdef bint _is_first
+    cdef list _min_rtts
+    cdef double _min_rtt_since, _round_at, _round_rtt, _round_rate
+    cdef int _flat_rounds
+    cdef double _last_rtt
+    cdef int _long_samples, _probe_in, _found
+    cdef double _yielded, _longest, _rate_before
+    cdef readonly int _contest
+    cdef double _share
+    cdef long long _under_way, _delivered
+    cdef double _delivered_at, _first_sent_at
+    cdef long long _limited_until, _most_delivered
+    cdef object _rates
+    cdef double _ceiling, _round_began
+    cdef long long _round_delivered
+
+    cpdef sample_rtt(self, double seconds, long long size, double now)
+    cdef _count_long(self, double queue)
+    cpdef on_sent(self, SentShot shot, long long under_way)
+    cpdef on_limited(self, long long under_way)
+    cpdef on_delivered(self, SentShot shot, double now)
+    cpdef double window(self)
+    cpdef double rate_at(self, double now)
+    cdef _set_pace(self, double now)
+    cdef _keep_rate(self, double rate, double now)
+    cdef _end_round(self, bint limited, double now)
+    cdef _bound_rate(self, bint stands, double now)
+    cdef _look_for_end(self, bint limited)
+    cdef _end_startup(self)
+    cdef _choose_gain(self, double excess, double now)
+    cdef _notice_others(self, double excess, double now)
+    cdef _search(self)

@@ -1,0 +1,29 @@
+cdef class StreamWindow:
+    cdef public long long limit
+    cdef long long _size
+    cdef double _began_at
+    cdef bint _gap
+
+    cpdef begin(self, double now)
+    cpdef expect(self, long long highest, double now)
+    cpdef note_gap(self, long long highest)
+    cpdef bint grow_behind_gap(self, long long read_offset, double now)
+    cpdef bint consumed(self, long long read_offset, double soon, double now)
+    cdef _grant(self, long long read_offset, long long growth, double now)
+
+
+cdef class SendWindow:
+    cdef public dict held
+    cdef public long long limit, lost_chunks, total, unsent
+
+    cpdef took(self, long long count)
+    cpdef bint raise_limit(self, long long total)
+
+
+cdef class ReceiveWindow:
+    cdef public long long limit
+    cdef readonly long long _received
+    cdef long long _returned
+
+    cpdef count(self, long long fresh)
+    cpdef bint give_back(self, long long count)

@@ -1,0 +1,19 @@
+from tcsplitter.congestion cimport Congestion
+
+
+cdef class Demand:
+    cdef bint _client
+    cdef long long _fresh
+    cdef double _turns
+    cdef long long _size
+    cdef Congestion _congestion
+    cdef object _streams, _sending
+    cdef long long _opened
+    cdef double _opened_at, _ahead
+    cdef bint _starved
+    cdef long long _round
+
+    cpdef payloads(self, long long in_flight, double now)
+    cdef double _bytes(self, Congestion line, double turn, long long in_flight, double now)
+    cdef int _opening(self, double now)
+    cdef _adapt(self)

@@ -1,0 +1,15 @@
+cdef class Epoch:
+    cdef public object open, seal
+    cdef public long long number, opened, sealed, volume
+    cdef public double expires_at, made_at
+
+
+cdef class Keyring:
+    cdef public Epoch sealing
+    cdef public double check_at
+    cdef bint _client
+    cdef dict _epochs
+
+    cpdef Epoch get(self, number)
+    cpdef opened(self, Epoch epoch, long long size, double now)
+    cdef _switch_to(self, Epoch epoch, double now)

@@ -1,0 +1,39 @@
+from tcsplitter._core cimport ReplayWindow
+from tcsplitter.acks cimport Acks
+from tcsplitter.carrier cimport Carrier, CarrierSet, PeerCarriers
+from tcsplitter.keyring cimport Epoch, Keyring
+from tcsplitter.recovery cimport Recovery
+from tcsplitter.sending cimport Sender
+from tcsplitter.shared cimport Shared
+from tcsplitter.shots cimport SentShot
+from tcsplitter.table cimport StreamTable
+
+
+cdef class Receiver:
+    cdef public double data_at, heard_at
+    cdef public bint suspect
+    cdef public object rebuilder
+    cdef CarrierSet _carriers
+    cdef PeerCarriers _peer
+    cdef Recovery _recovery
+    cdef Acks _acks
+    cdef Keyring _keys
+    cdef StreamTable _streams
+    cdef Shared _shared
+    cdef Sender _sender
+    cdef object _counters, _flows, _repair
+    cdef ReplayWindow _replay
+    cdef bint _payload_came
+    cdef dict _handlers
+
+    cpdef bint shot(self, Carrier carrier, tuple record)
+    cdef _opened(self, Epoch epoch, long long size, double now)
+    cdef _take(self, Carrier carrier, Epoch epoch, long long number, bytes sealed)
+    cdef _take_parity(self, Carrier carrier, Epoch epoch, long long number, bytes sealed)
+    cdef _take_late(self, Carrier carrier, Epoch epoch, long long number, bytes sealed)
+    cdef double _ack_delay(self)
+    cdef _owe_ack(self, Carrier carrier, long long number, double now)
+    cdef _note_payload(self, Carrier carrier, double now)
+    cdef bint _has_room(self, list frames)
+    cdef bint _act_on(self, list frames)
+    cdef _settle(self, SentShot shot)

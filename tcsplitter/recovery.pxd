@@ -1,0 +1,29 @@
+from tcsplitter.congestion cimport Congestion
+from tcsplitter.lateness cimport Lateness
+from tcsplitter.shots cimport SentShot
+
+
+cdef class Recovery:
+    cdef public dict sent, lost
+    cdef public long long in_flight, late_bytes, chunks_in_flight, wrong_verdicts
+    cdef public Congestion congestion
+    cdef public Lateness lateness
+    cdef double _patience, _backoff, _quick_dial_at
+    cdef object _young
+    cdef double _halve_at, _newest_delivered
+    cdef long long _highest_delivered
+
+    cpdef dialled(self, double seconds, double now)
+    cpdef sample_rtt(self, double seconds, double now, long long size=?)
+    cpdef bint may_send(self, double now)
+    cpdef bint line_allows(self, double now)
+    cpdef bint has_room(self)
+    cpdef on_sent(self, SentShot shot)
+    cpdef note_late(self, double now)
+    cpdef bint was_overtaken(self, SentShot shot)
+    cdef _leave(self, SentShot shot)
+    cdef SentShot _deliver(self, long long number, delay, long long highest_before, double now)
+    cdef SentShot _rebuild(self, long long number, double now)
+    cdef list _known(self, long long low, long long high)
+    cdef SentShot _move_to_lost(self, long long number, double now)
+    cdef _never_came(self, SentShot shot)

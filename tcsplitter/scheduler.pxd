@@ -1,0 +1,10 @@
+cdef class Scheduler:
+    cdef public object bulk, sparse
+    cdef public dict lost
+    cdef long long _size, _sparse_bytes
+
+    cpdef bint is_sparse(self, stream)
+    cpdef schedule(self, stream)
+    cpdef list fill(self, writer, long long most, bint may_send_bulk)
+    cdef _charge(self, stream, long long count)
+    cdef _remove(self, stream)

@@ -1,0 +1,64 @@
+from tcsplitter.acks cimport Acks
+from tcsplitter.cap cimport Cap
+from tcsplitter.carrier cimport Carrier, CarrierSet
+from tcsplitter.demand cimport Demand
+from tcsplitter.hedging cimport Hedger
+from tcsplitter.keyring cimport Epoch, Keyring
+from tcsplitter.recovery cimport Recovery
+from tcsplitter.routes cimport Routes
+from tcsplitter.shared cimport Shared
+from tcsplitter.shots cimport SentShot
+from tcsplitter.table cimport StreamTable
+
+
+cdef class Sender:
+    cdef public long long next_number
+    cdef object _config, _counters, _outbox, _stripes, _writer
+    cdef public object _gone
+    cdef CarrierSet _carriers
+    cdef Routes _routes
+    cdef Recovery _recovery
+    cdef Cap _cap
+    cdef Acks _acks
+    cdef Keyring _keys
+    cdef StreamTable _streams
+    cdef Shared _shared
+    cdef Demand _demand
+    cdef Hedger _hedger
+    cdef double _full_at, _bulk_since
+    cdef list _greeters
+
+    cpdef want(self)
+    cdef int _spare(self)
+    cpdef flush(self)
+    cpdef double deadline(self)
+    cdef double _cap_deadline(self)
+    cdef double _stripe_delay(self)
+    cdef bint _waits_for_pace(self)
+    cdef _send_lost(self)
+    cdef _send_waiting(self)
+    cdef _notice_full_line(self)
+    cdef _send_auto_parity(self)
+    cdef bint _send_next(self)
+    cdef _send_parity(self)
+    cdef _send_twins(self)
+    cdef Carrier _for_twin(self, SentShot shot, bint urgent)
+    cdef bint _send_twin(self, SentShot shot, Carrier carrier, bint payload=?)
+    cdef _finish_due(self)
+    cdef bint _send_data(self, Carrier carrier, bint payload=?, bint lost=?)
+    cdef _protect(self, SentShot shot, bytes sealed, bint takes_parity)
+    cdef bint _takes_parity(self)
+    cdef bint _hedge(self, SentShot shot)
+    cdef double _others(self, Carrier carrier)
+    cdef _send_ack(self, Carrier carrier)
+    cdef list _fill(self, bint lost)
+    cdef list _write_control(self, Carrier carrier)
+    cdef _write_ack(self, Carrier carrier)
+    cdef _begin_body(self)
+    cdef tuple _seal_data(self, Carrier carrier, list chunks, list control)
+    cdef _note_payload(self, Carrier carrier)
+    cdef bytes _seal(self, Carrier carrier, bint final)
+    cdef double _ack_delay(self)
+    cdef Epoch _epoch(self)
+    cdef long long _take_number(self, Epoch epoch)
+    cdef _write(self, Carrier carrier, bytes data)

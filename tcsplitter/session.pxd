@@ -1,0 +1,36 @@
+from tcsplitter.carrier cimport Carrier, CarrierSet, PeerCarriers
+from tcsplitter.keyring cimport Keyring
+from tcsplitter.receiving cimport Receiver
+from tcsplitter.recovery cimport Recovery
+from tcsplitter.routes cimport Routes
+from tcsplitter.sending cimport Sender
+from tcsplitter.shared cimport Shared
+from tcsplitter.table cimport StreamTable
+
+
+cdef class Session:
+    cdef public object closed, config, counters, flows, name, outbox
+    cdef public bytes id
+    cdef public dict touched
+    cdef public double now, waiting_since
+    cdef public Shared shared
+    cdef public StreamTable streams
+    cdef public CarrierSet carriers
+    cdef public Recovery recovery
+    cdef public PeerCarriers peer
+    cdef public Keyring keys
+    cdef public long long epochs_made
+    cdef Routes _routes
+    cdef readonly Sender _sender
+    cdef object _repair
+    cdef readonly Receiver _receiver
+    cdef bint _at_rest
+    cdef double _trusted_at
+
+    cpdef enter(self, double now)
+    cpdef receive(self, Carrier carrier, bytes data, double now)
+    cdef _open(self, Carrier carrier, list records)
+    cpdef begin_flush(self, double now)
+    cpdef flush(self, double now)
+    cpdef double deadline(self)
+    cdef _rebuild(self)

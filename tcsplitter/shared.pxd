@@ -1,0 +1,15 @@
+from tcsplitter.credit cimport SendWindow
+from tcsplitter.scheduler cimport Scheduler
+
+
+cdef class Shared:
+    cdef public object beats, counters, handling, tock, touch
+    cdef public dict news
+    cdef public long long peer_skip, size
+    cdef public SendWindow sending
+    cdef public Scheduler scheduler
+    cdef public double now, rtt
+
+    cpdef schedule(self, source)
+    cpdef tell(self, member)
+    cpdef let_go(self)

@@ -1,0 +1,36 @@
+from tcsplitter._core cimport RecvBuffer, SendBuffer
+from tcsplitter.chunks cimport Chunk
+from tcsplitter.credit cimport StreamWindow
+from tcsplitter.shared cimport Shared
+
+
+cdef class Stream:
+    cdef public object app, queue, reset_code, sent_reset
+    cdef public long long deficit, id, unacknowledged
+    cdef public double beat_at
+    cdef public RecvBuffer incoming
+    cdef object _forwarding, _host
+    cdef Shared _shared
+    cdef long long _gate, _passed, _pending_chunks, _returned, _send_limit, _sent, _whole
+    cdef SendBuffer _unsent
+    cdef list _resend
+    cdef StreamWindow _window
+    cdef bint _fin_cut, _finishing, _opened, _reset_acked, _reset_came
+
+    cpdef write(self, bytes data)
+    cpdef list peek(self, Py_ssize_t limit)
+    cpdef consume(self, Py_ssize_t count, double now)
+    cdef _read_on(self, double now)
+    cdef _forward(self, double now)
+    cpdef Chunk cut(self, Py_ssize_t limit)
+    cpdef Chunk cut_lost(self, Py_ssize_t limit)
+    cdef Chunk _cut_new(self, Py_ssize_t limit)
+    cpdef chunk_acked(self, Chunk chunk)
+    cpdef bint chunk_lost(self, Chunk chunk)
+    cdef _send_again(self, Chunk chunk)
+    cdef _give_up(self, Chunk chunk)
+    cpdef bint raise_send_limit(self, long long limit)
+    cpdef receive(self, long long offset, data, bint fin)
+    cdef _drop_outgoing(self)
+    cdef _drop_incoming(self, long long end)
+    cdef _give_back(self, long long offset)
