@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tcsplitter.payload import PayloadSize
 
 SEGMENT, HEADERS = 1_448, 52
 """Bytes that a packet of 1,500 carries, and those of IP and TCP in front of them."""
@@ -29,16 +33,14 @@ class Cap:
     sent without asking, as control frames are, is paid for by what follows.
     """
 
-    def __init__(self, rate: float, size: int) -> None:
-        """`rate`: bytes per second, 0 for no cap; `size`: bytes of a payload."""
+    def __init__(self, rate: float, size: PayloadSize) -> None:
+        """`rate`: bytes per second, 0 for no cap; `size`: that of payloads."""
         self.rate = rate or inf
         self.opens_at = -inf
         """From when bulk, twins, parity and what was lost may go."""
         self.sparse_at = -inf
         """From when sparse streams may."""
-        self._shot = wire_bytes(size + SHOT_OVERHEAD, first=True) / self.rate
-        self._burst = max(BURST_SHOTS * self._shot, BURST_SECONDS)
-        self._ahead = max(AHEAD_SECONDS - self._shot, 0.0)
+        self._size = size
         self._paid_at = -inf
 
     def spend(self, size: int, first: bool, now: float) -> None:
@@ -47,7 +49,17 @@ class Cap:
             return
         self._paid_at = max(self._paid_at, now - self._burst) + wire_bytes(size, first) / self.rate
         self.opens_at = self._paid_at + self._shot
-        self.sparse_at = self._paid_at - self._ahead
+        self.sparse_at = self._paid_at - max(AHEAD_SECONDS - self._shot, 0.0)
+
+    @property
+    def _shot(self) -> float:
+        """Seconds that a full shot takes."""
+        return wire_bytes(self._size.bytes + SHOT_OVERHEAD, first=True) / self.rate
+
+    @property
+    def _burst(self) -> float:
+        """Seconds that may be made up for."""
+        return max(BURST_SHOTS * self._shot, BURST_SECONDS)
 
     def within(self, seconds: float) -> float:
         """Bytes that may be sent in this time, at most."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tcsplitter.cap import Cap
 
 if TYPE_CHECKING:
+    from tcsplitter.payload import PayloadSize
     from tcsplitter.shots import SentShot
 
 DEFAULT_RTT = 0.2
@@ -75,8 +76,9 @@ SMALLEST_SHARE, REGAIN = 0.05, 1.05
 class Congestion:
     """The line as one direction of a session finds it. Times in seconds, rates in bytes per second."""
 
-    def __init__(self, size: int, cap: float = 0.0, polite: bool = False) -> None:
-        """`size`: bytes of a payload; `cap`: bytes per second that may be sent at most, 0 for any; `polite`: always yield."""
+    def __init__(self, size: PayloadSize, cap: float = 0.0, polite: bool = False) -> None:
+        """`size`: that of payloads, which it tells what the line takes; `cap`: bytes per second that may be sent at most, 0 for
+        any; `polite`: always yield."""
         self.size = size
         self.cap = Cap(cap, size)
         self.polite = polite
@@ -132,6 +134,8 @@ class Congestion:
         """What the rate is at most, by what was delivered while a queue stood."""
         self._round_began = 0.0
         self._round_delivered = 0
+        self._marks: deque[tuple[float, int]] = deque([(0.0, 0)])
+        """When the last rounds began, as many as a payload takes round trips, and what was delivered by then."""
 
     # ----------------------------------------------------------------------------- what was seen
 
@@ -143,6 +147,8 @@ class Congestion:
             self._min_rtt_since = now
         self._min_rtts[1] = min(self._min_rtts[1], seconds)
         self.rtt = self.min_rtt = min(self._min_rtts)
+        if self.size.flights_of(size) > 1:  # in part it waited for acks, not in the queue
+            return
         if self.rate:
             seconds -= size / self.rate
         self._round_rtt = min(self._round_rtt, seconds)
@@ -158,7 +164,7 @@ class Congestion:
         long = queue > max(FULL_SHARE * self.rtt, FULL_SECONDS, FULL_JITTER * self.jitter)
         self._long_samples = self._long_samples + 1 if long else 0
         self._is_first &= not long
-        if self._long_samples >= FULL_SAMPLES and self._most_delivered >= ENOUGH_SHOTS * self.size:
+        if self._long_samples >= FULL_SAMPLES and self._most_delivered >= ENOUGH_SHOTS * self.size.bytes:
             self._end_startup()
 
     def on_sent(self, shot: SentShot, under_way: int) -> None:
@@ -184,7 +190,7 @@ class Congestion:
         longer (draft-cheng-iccrg-delivery-rate-estimation)."""
         self._share = min(1.0, self._share * REGAIN)
         self._delivered += shot.size
-        interval = max(now - shot.delivered_at, shot.sent_at - shot.first_sent_at, self.rtt)
+        interval = max(now - shot.delivered_at, shot.sent_at - shot.first_sent_at, self.flight)
         self._delivered_at = now
         self._first_sent_at = max(self._first_sent_at, shot.sent_at)
         rate = (self._delivered - shot.delivered) / interval
@@ -207,17 +213,22 @@ class Congestion:
             bound = float(INITIAL_BYTES)
         else:
             if self.is_short:
-                return self._share * (SHORT_GAIN * self.rate * (self.rtt + SLACK) + 2 * self.size)
+                return self._share * (SHORT_GAIN * self.rate * (self.rtt + SLACK) + 2 * self.size.bytes)
             gain = STARTUP_WINDOW if self._startup else CONTEST_GAIN if self._contest else CRUISE_GAIN
             held_up = min(self.queue, self.rtt) if self._contest else 0.0
-            bound = gain * self.rate * (self.rtt + held_up + JITTER_WINDOW * self.jitter + SLACK) + 2 * self.size
+            bound = gain * self.rate * (self.flight + held_up + JITTER_WINDOW * self.jitter + SLACK) + 2 * self.size.bytes
             if self._is_first:
                 bound = max(bound, INITIAL_BYTES)
-        return max(self.size, self._share * max(LEAST_SHOTS * self.size, bound))
+        return max(self.size.bytes, self._share * max(LEAST_SHOTS * self.size.bytes, bound))
 
     def rate_at(self, now: float) -> float:
         """The delivery rate; 0 when nothing was delivered of late."""
         return self.rate if now - self._delivered_at < RATE_SECONDS else 0.0
+
+    @property
+    def flight(self) -> float:
+        """Seconds from sending a payload to its ack, without any queue."""
+        return self.size.flights * self.rtt
 
     @property
     def is_short(self) -> bool:
@@ -259,14 +270,18 @@ class Congestion:
         if self._startup:
             self._look_for_end(limited)
         if not (self._startup or self.is_short):
-            shot = self.size / self.rate if self.rate else 0.0
+            shot = self.size.bytes / self.rate if self.rate else 0.0
             excess = self.queue - max(QUEUE_SHARE * self.rtt, QUEUE_SECONDS, shot, QUEUE_JITTER * self.jitter)
             self._bound_rate(excess > 0, now)
             self._choose_gain(excess, now)
         self._round_began, self._round_delivered = now, self._delivered
+        self._marks.append((now, self._delivered))
+        while len(self._marks) > self.size.flights:
+            self._marks.popleft()
 
     def _bound_rate(self, stands: bool, now: float) -> None:
-        average = (self._delivered - self._round_delivered) / max(now - self._round_began, self.rtt)
+        began, delivered = self._marks[0]
+        average = (self._delivered - delivered) / max(now - began, self.flight)
         if not stands or self._contest:
             self._ceiling = max(RELAX * self._ceiling, average)
         elif self._limited_until < self._round_delivered:
@@ -293,7 +308,8 @@ class Congestion:
         """How fast the next round goes: faster now and then, slower where a queue stands for too long."""
         self._notice_others(excess, now)
         self._probe_in -= 1
-        found = self.rate > FOUND * self._round_rate
+        # The longer payloads take the more do samples scatter.
+        found = self.rate > FOUND**self.size.flights * self._round_rate
         if excess > 0 and not self._contest:
             self._gain = max(LEAST_GAIN, 1.0 - excess / (DRAIN_RTTS * self.rtt))
             self._found = 0
@@ -315,7 +331,7 @@ class Congestion:
             self._rate_before = self.rate
             return
         self._yielded += max(0.0, 1.0 - self._gain) * (now - self._round_began)
-        self._longest = max(self._longest, self.queue, self._under_way / self.rate - self.rtt)
+        self._longest = max(self._longest, self.queue, self._under_way / self.rate - self.flight)
         stays = self._yielded > STUBBORN * self._longest + STUBBORN_RTTS * self.rtt
         if stays and not self.polite:
             self._contest, self._yielded = CONTEST_ROUNDS, 0.0

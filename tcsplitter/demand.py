@@ -28,11 +28,10 @@ for so long, and for no more than so many of all streams together."""
 class Demand:
     """The account of what one direction of a session needs."""
 
-    def __init__(self, client: bool, size: int, congestion: Congestion, streams: StreamTable) -> None:
+    def __init__(self, client: bool, congestion: Congestion, streams: StreamTable) -> None:
         self._client = client
         self._fresh = 0
         self._turns = CLIENT_TURNS if client else SERVER_TURNS
-        self._size = size
         self._congestion = congestion
         self._streams = streams
         self._sending = streams.shared.sending
@@ -53,7 +52,7 @@ class Demand:
             self._adapt()
         turn = self._turns * (line.rtt + min(line.queue, line.rtt)) + TURN_SECONDS
         wish = min(self._bytes(line, turn, in_flight, now), line.cap.within(MOST_AHEAD * turn))
-        return int(wish / self._size) + self._sending.lost_chunks + self._opening(now)
+        return int(wish / line.size.bytes) + self._sending.lost_chunks + self._opening(now)
 
     def _bytes(self, line: Congestion, turn: float, in_flight: int, now: float) -> float:
         """What leaves in a turn and what waits, together."""
@@ -74,7 +73,7 @@ class Demand:
             self._opened, self._opened_at = self._streams.opened, now
         if now > self._opened_at + OPENING_RTTS * self._congestion.rtt:
             return 0
-        return min(self._fresh * -(-OPENING_BYTES // self._size), MAX_OPENING)
+        return min(self._fresh * -(-OPENING_BYTES // self._congestion.size.bytes), MAX_OPENING)
 
     def _adapt(self) -> None:
         self._round = self._congestion.rounds

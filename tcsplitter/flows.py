@@ -105,7 +105,7 @@ class Flow:
         opened = 0
         while self._held and opened < count:
             share = self._held[0].share
-            if opened + share > count and share <= self._shared.size:
+            if opened + share > count and share <= self._shared.size.bytes:
                 break
             self._queue.append(self._held.popleft())
             opened += share
@@ -184,7 +184,7 @@ class Flow:
         while self._resend:
             piece = self._resend[0]
             live = not piece.acked and not self._is_old(piece.datagram)
-            if live and piece.size > limit != self._shared.size:
+            if live and piece.size > limit != self._shared.size.bytes:
                 return None
             self._resend.popleft()
             self._shared.sending.lost_chunks -= 1
@@ -205,7 +205,7 @@ class Flow:
 
     def _cut_from(self, datagram: Datagram, limit: int) -> Piece | None:
         """A fragment of a datagram that is longer than a payload, or all of one that is not, if there is room for that."""
-        if limit < datagram.left <= self._shared.size and not datagram.cut:
+        if limit < datagram.left <= self._shared.size.bytes and not datagram.cut:
             return None
         piece = Piece(self, datagram, datagram.cut, datagram.data[datagram.cut : datagram.cut + limit])
         datagram.cut += piece.size

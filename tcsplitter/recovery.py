@@ -18,6 +18,7 @@ from tcsplitter.lateness import Lateness
 
 if TYPE_CHECKING:
     from tcsplitter._core import Ranges
+    from tcsplitter.payload import PayloadSize
     from tcsplitter.shots import SentShot
 
 LOST_RTTS, LOST_SECONDS = 3.0, 1.0
@@ -45,7 +46,7 @@ MAX_UNACKED_CHUNKS = 8_192
 class Recovery:
     """The account of data shots of one direction, kept by their sender."""
 
-    def __init__(self, size: int, cap: float = 0.0, polite: bool = False) -> None:
+    def __init__(self, size: PayloadSize, cap: float = 0.0, polite: bool = False) -> None:
         """As Congestion has it."""
         self.sent: dict[int, SentShot] = {}
         """Unacknowledged and not taken for lost, in the order in which they will be judged."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from tcsplitter._core import ShotWriter
+    from tcsplitter.payload import PayloadSize
 
 MAX_CHUNKS = 384
 """Chunks in one shot; with control frames they stay below the limit of a body."""
@@ -56,13 +57,13 @@ class Scheduler:
     surplus carried over, the two queues as in FQ-CoDel (RFC 8290).
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: PayloadSize) -> None:
         self.sparse: deque[Source] = deque()
         self.bulk: deque[Source] = deque()
         self.lost: dict[Source, None] | None = None
         """Those that may have something to send again; kept from when there are carriers for that alone."""
         self._size = size
-        self._sparse_bytes = min(size, SPARSE_BYTES)
+        self._sparse_bytes = min(size.bytes, SPARSE_BYTES)
 
     def __bool__(self) -> bool:
         """Whether any stream waits for its turn."""
@@ -86,7 +87,7 @@ class Scheduler:
 
     def fill(self, writer: ShotWriter, most: int, may_send_bulk: bool) -> list[Portion]:
         """Write one payload of chunks, at most so many, to a shot's body."""
-        budget = self._size
+        budget = self._size.bytes
         most = min(most, MAX_CHUNKS)
         chunks: list[Portion] = []
         while budget > 0 and len(chunks) < most and (self.sparse or (self.bulk and may_send_bulk)):
@@ -106,7 +107,7 @@ class Scheduler:
 
     def fill_lost(self, writer: ShotWriter, most: int) -> list[Portion]:
         """Write one payload of what has to be sent again, at most so many chunks, to a shot's body."""
-        budget = self._size
+        budget = self._size.bytes
         chunks: list[Portion] = []
         while budget > 0 and len(chunks) < min(most, MAX_CHUNKS) and self.lost:
             stream = next(iter(self.lost))
@@ -125,7 +126,7 @@ class Scheduler:
         stream.deficit -= count
         turn_is_over, waits = stream.deficit <= 0, stream.wants_to_send
         if turn_is_over:
-            stream.deficit += self._size
+            stream.deficit += self._size.bytes
         if turn_is_over or not waits:
             self._remove(stream)
             if waits:

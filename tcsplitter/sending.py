@@ -84,7 +84,7 @@ class Sender:
         self._counters = streams.shared.counters
         self._outbox = outbox
         self._stripes = Stripes(config.handling, recovery)
-        self._demand = Demand(config.client, config.handling.size, recovery.congestion, streams)
+        self._demand = Demand(config.client, recovery.congestion, streams)
         self._hedger = Hedger(config.handling, recovery, self._counters, self._now)
         self._full_at = -inf
         """When bulk last had to wait for the line, or for carriers."""
@@ -162,7 +162,7 @@ class Sender:
         rate = self._recovery.congestion.rate
         if not self._shared.scheduler.bulk or not rate:
             return self._ack_delay()
-        return max(self._recovery.rtt, FILL_TIMES * self._config.handling.fec.data * self._shared.size / rate)
+        return max(self._recovery.rtt, FILL_TIMES * self._config.handling.fec.data * self._shared.size.bytes / rate)
 
     def _waits_for_pace(self) -> bool:
         return bool(self._shared.scheduler.bulk or self._shared.scheduler.lost or len(self._stripes))
@@ -389,7 +389,7 @@ class Sender:
         if not final:
             self._carriers.expire(carrier, self._now + self._recovery.give_up_after)
         for chunk in chunks:
-            if chunk.source.unsent < self._shared.size:
+            if chunk.source.unsent < self._shared.size.bytes:
                 self._shared.tell(chunk.source)
         return shot, sealed
 

@@ -20,6 +20,7 @@ from tcsplitter.flows import FlowTable
 from tcsplitter.keyring import Keyring
 from tcsplitter.modes import Kind
 from tcsplitter.outbox import Outbox
+from tcsplitter.payload import PayloadSize
 from tcsplitter.receiving import Receiver, Record
 from tcsplitter.recovery import Recovery
 from tcsplitter.repair import Repair
@@ -48,12 +49,13 @@ class Session:
         self.touched = touched
         """Sessions that need a flush; an end's."""
         self.now = now
-        self.shared = Shared(config.handling, outbox.news, self._touch, now)
+        size = PayloadSize(config.handling.size, fresh=config.reuse == 1)
+        self.shared = Shared(config.handling, size, outbox.news, self._touch, now)
         self.counters = self.shared.counters
         self.streams = StreamTable(config.client, self.shared)
         self.flows = FlowTable(config.client, self.shared)
         self.carriers = CarrierSet(config.client, config.reuse, config.mode.carries(config.client), outbox.actions)
-        self.recovery = Recovery(config.handling.size, config.handling.rate, config.handling.polite)
+        self.recovery = Recovery(size, config.handling.rate, config.handling.polite)
         self.peer = PeerCarriers()
         self.keys = Keyring(config.client)
         acks = Acks(now)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tcsplitter.credit import SendWindow
 from tcsplitter.options import Fec, Playout, Retries
 from tcsplitter.pace import Beats, Tock
+from tcsplitter.payload import SMALL, PayloadSize
 from tcsplitter.scheduler import Scheduler
 from tcsplitter.stats import Counters
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Handling:
     """How this end treats what it carries; times in seconds."""
 
-    size: int = 10_000
+    size: int = SMALL
     """Bytes of streams and datagrams that one payload carries."""
     tock: float = 0.0
     """For how long a payload that is not full may wait for more."""
@@ -43,14 +44,16 @@ class Handling:
 class Shared:
     """Turns, windows, timers, counters and being heard, for all streams and flows of one session."""
 
-    def __init__(self, handling: Handling, news: dict[Any, None], touch: Callable[[], None], now: float = 0.0) -> None:
+    def __init__(
+        self, handling: Handling, size: PayloadSize, news: dict[Any, None], touch: Callable[[], None], now: float = 0.0
+    ) -> None:
         self.handling = handling
-        self.size = handling.size
+        self.size = size
         self.peer_skip = -1
         """Attempts that are made for stream data which does not come, as the other end wishes; -1: no end of them."""
         self.counters = Counters()
         self.sending = SendWindow()
-        self.scheduler = Scheduler(handling.size)
+        self.scheduler = Scheduler(size)
         self.tock = Tock(handling.tock, handling.size)
         self.beats = Beats()
         self.now = now

@@ -96,7 +96,8 @@ class Stream:
         """Offset below which the other end needs nothing more."""
         self._forwarding: Forwarding | None = None
         """Where what is in order is not forwarded at once."""
-        self._whole = host.shared.size if _may_lose(host.shared.handling.retries) and host.shared.size <= MAX_WHOLE else 0
+        handling = host.shared.handling
+        self._whole = handling.size if _may_lose(handling.retries) and handling.size <= MAX_WHOLE else 0
         """Where payloads may be lost they are not cut further by windows and company: their size, 0 elsewhere."""
         self._unsent = SendBuffer()
         self._resend: list[Chunk] = []
@@ -123,7 +124,7 @@ class Stream:
         """
         if self._finishing or self.sent_reset is not None:
             return 0
-        size, sending = self._shared.size, self._shared.sending
+        size, sending = self._shared.size.bytes, self._shared.sending
         unsent = len(self._unsent)
         ahead = (size if sending.unsent > MANY_UNSENT else max(MAX_UNSENT, 2 * size)) - unsent
         window = self._send_limit - self._unsent.offset - unsent
@@ -207,7 +208,7 @@ class Stream:
         if self._forwarding is not None:
             self._forwarding.attempts = attempts
         elif (setting.beat or attempts >= 0) and self.sent_reset is None:
-            self._forwarding = Forwarding(setting, self._shared.size, attempts, self._shared.now)
+            self._forwarding = Forwarding(setting, self._shared.handling.size, attempts, self._shared.now)
             self._window.begin(self._shared.now)
             self._forward(self._shared.now)
 
@@ -305,7 +306,7 @@ class Stream:
         """The next chunk that has to be sent again, if it has at most `limit` bytes or could not have fewer."""
         while self._resend:
             chunk = self._resend[0]
-            if len(chunk.data) > limit != self._shared.size and not chunk.acked:
+            if len(chunk.data) > limit != self._shared.size.bytes and not chunk.acked:
                 return None
             del self._resend[0]
             self._shared.sending.lost_chunks -= 1

@@ -6,6 +6,7 @@ from tcsplitter.carrier import Carrier
 from tcsplitter.congestion import DEFAULT_RTT
 from tcsplitter.lateness import Lateness
 from tcsplitter.modes import Kind
+from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import Recovery
 from tcsplitter.shots import SentShot
 
@@ -18,7 +19,7 @@ def shot(number: int, at: float, size: int = SIZE, chunks: int = 1) -> SentShot:
 
 def make(count: int = 0, at: float = 0.0, step: float = 0.0) -> Recovery:
     """An account with shots 0, 1, … sent from `at` on."""
-    account = Recovery(SIZE)
+    account = Recovery(PayloadSize(SIZE))
     for number in range(count):
         account.on_sent(shot(number, at + number * step))
     return account

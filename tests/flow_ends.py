@@ -11,6 +11,7 @@ from shots import AEAD
 from tcsplitter._core import DATAGRAM, ShotWriter, open_frames
 from tcsplitter.datagrams import Piece
 from tcsplitter.flows import Flow, FlowTable
+from tcsplitter.payload import PayloadSize
 from tcsplitter.shared import Handling, Shared
 
 SIZE = 1_000
@@ -32,7 +33,7 @@ class End:
 
     def __init__(self, client: bool, handling: Handling | None = None) -> None:
         self.news: dict[Any, None] = {}
-        self.shared = Shared(handling or Handling(size=SIZE), self.news, lambda: None)
+        self.shared = Shared(handling or Handling(size=SIZE), PayloadSize(SIZE), self.news, lambda: None)
         self.shared.now = NOW
         self.table = FlowTable(client, self.shared)
         self.came: dict[int, list[bytes]] = {}

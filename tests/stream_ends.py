@@ -8,6 +8,7 @@ from shots import AEAD
 
 from tcsplitter._core import CREDIT, RESET, STREAM, STREAM_CREDIT, ShotWriter, open_frames
 from tcsplitter.chunks import Chunk, Control
+from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS
 from tcsplitter.shared import Handling, Shared
 from tcsplitter.streams import BY_PROGRAM, Stream
@@ -32,7 +33,7 @@ class End:
 
     def __init__(self, client: bool, handling: Handling | None = None) -> None:
         self.news: dict[Any, None] = {}
-        self.shared = Shared(handling or Handling(size=SIZE), self.news, lambda: None)
+        self.shared = Shared(handling or Handling(size=SIZE), PayloadSize(SIZE), self.news, lambda: None)
         self.shared.now = NOW
         self.table = StreamTable(client, self.shared)
 

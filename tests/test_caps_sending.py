@@ -32,6 +32,7 @@ from tcsplitter.modes import Kind
 from tcsplitter.noise import NoiseError
 from tcsplitter.options import MAX_PAYLOAD
 from tcsplitter.outbox import Outbox
+from tcsplitter.payload import PayloadSize
 from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, DialBudget, Pool
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery
 from tcsplitter.scheduler import MAX_CHUNKS
@@ -72,7 +73,7 @@ class ClientSession:
 
 
 def test_data_frames_that_are_unacknowledged() -> None:
-    account = Recovery(10_000)
+    account = Recovery(PayloadSize(10_000))
     account.on_sent(shot_of(0, MAX_UNACKED_CHUNKS - 1))
     assert account.may_send(0.1)
     account.on_sent(shot_of(1, 1))

@@ -26,6 +26,7 @@ from tcsplitter.congestion import (
     SMALLEST_SHARE,
     Congestion,
 )
+from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import Recovery
 
 MBIT = 125_000.0
@@ -35,10 +36,10 @@ class Path:
     """A line with an endless queue, and an end that sends whatever pace and bound allow, each shot on a connection of its own.
 
     Whenever a shot leaves a connection is dialled, behind it in the queue. Shots and dials take an RTT besides, more or less by
-    up to `jitter` of it, and what others put into the queue.
+    up to `jitter` of it, and what others put into the queue. Where connections are `fresh` a shot takes what slow start does.
     """
 
-    def __init__(self, rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1) -> None:
+    def __init__(self, rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1, fresh: bool = False) -> None:
         self.rate = rate
         self.rtt = rtt
         self.size = size
@@ -53,7 +54,7 @@ class Path:
         """When a shot left, and the time that its packets had to wait for those before."""
         self.arrived: list[tuple[float, int]] = [(0.0, 0)]
         """When, and bytes up to then."""
-        self.account = Recovery(size)
+        self.account = Recovery(PayloadSize(size, fresh=fresh))
         self.account.dialled(rtt, 0.0)
         self._jitter = jitter
         self._random = random.Random(seed)
@@ -104,7 +105,8 @@ class Path:
             self._free = max(self._free, self.now)
             self.queues.append((self.now, self._free - self.now))
             self._free += self.size / self.rate
-            self._after(self._travel(), lambda number=number: self._arrive(number))  # type: ignore[misc]
+            flights = self.congestion.size.flights
+            self._after(self._travel() + (flights - 1) * self.rtt, lambda number=number: self._arrive(number))  # type: ignore[misc]
             took = self._travel()
             self._after(took, lambda took=took: self.account.dialled(took, self.now))  # type: ignore[misc]
 
@@ -162,9 +164,9 @@ def span(path: Path, rounds: float) -> float:
     return rounds * max(path.rtt, 0.005, path.size / path.rate)
 
 
-def started(rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1) -> Path:
+def started(rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1, fresh: bool = False) -> Path:
     """A line whose rate is found, and on which what was sent to find it has been worked off."""
-    path = Path(rate, rtt, size, jitter, seed)
+    path = Path(rate, rtt, size, jitter, seed, fresh)
     path.run(4 * INITIAL_BYTES / rate + span(path, 60))
     return path
 
@@ -179,6 +181,15 @@ def test_the_rate_of_a_steady_line_is_found_and_used(rate: float, rtt: float, si
     path.run(span(path, 40))
     assert path.congestion.rate == pytest.approx(rate, rel=0.1)
     assert path.throughput(since) > 0.9 * rate
+
+
+@pytest.mark.parametrize(("rate", "rtt", "size"), [line for line in LINES if line[1] > PACED_RTT and line[2] <= 65_536], ids=str)
+def test_payloads_that_take_several_round_trips_find_the_rate_as_well(rate: float, rtt: float, size: int) -> None:
+    path = started(rate, rtt, size, fresh=True)
+    since = path.now
+    path.run(span(path, 40))
+    assert path.congestion.rate == pytest.approx(rate, rel=0.15)
+    assert path.throughput(since) > 0.85 * rate
 
 
 @given(st.floats(0, 3), st.floats(-3, -0.6), st.sampled_from([1_300, 10_000, 65_536]), st.integers(0, 99))
@@ -266,7 +277,7 @@ def test_others_that_keep_the_queue_full_end_the_search() -> None:
 @pytest.mark.parametrize("age", [0.3, 3.0, 100.0])
 @pytest.mark.parametrize("size", [100, 10_000, 65_536])
 def test_a_program_that_says_little_does_not_end_the_search(size: int, age: float) -> None:
-    account = Recovery(size)
+    account = Recovery(PayloadSize(size))
     account.dialled(0.1, 0.0)
     for number in range(100):
         now = number * (age + 1.0)
@@ -321,7 +332,7 @@ def test_want_of_carriers_does_not_lower_the_rate(rate: float, rtt: float, size:
 
 @pytest.mark.parametrize("size", [100, 10_000, 100_000])
 def test_before_a_rate_is_known_a_fixed_amount_may_be_under_way(size: int) -> None:
-    account = Recovery(size)
+    account = Recovery(PayloadSize(size))
     bound = max(INITIAL_BYTES, LEAST_SHOTS * size)
     assert account.congestion.window() == bound
     account.on_sent(shot(0, 0.0, bound - 1))
@@ -333,7 +344,7 @@ def test_before_a_rate_is_known_a_fixed_amount_may_be_under_way(size: int) -> No
 
 
 def test_a_full_line_halves_the_bound_down_to_a_floor() -> None:
-    congestion = Congestion(10)
+    congestion = Congestion(PayloadSize(10))
     windows = [congestion.window()]
     for _ in range(20):
         congestion.on_full()
@@ -343,7 +354,7 @@ def test_a_full_line_halves_the_bound_down_to_a_floor() -> None:
 
 
 def test_one_shot_always_may_go() -> None:
-    congestion = Congestion(INITIAL_BYTES)
+    congestion = Congestion(PayloadSize(INITIAL_BYTES))
     for _ in range(20):
         congestion.on_full()
     assert congestion.window() == INITIAL_BYTES
@@ -377,14 +388,14 @@ def test_the_bound_fills_the_line_and_falls_after_the_search(rate: float, rtt: f
 
 
 def test_the_rtt_is_a_guess_until_one_is_measured() -> None:
-    congestion = Congestion(SIZE)
+    congestion = Congestion(PayloadSize(SIZE))
     assert (congestion.rtt, congestion.min_rtt) == (DEFAULT_RTT, 0.0)
     congestion.sample_rtt(0.1, 0, 0.0)
     assert congestion.rtt == congestion.min_rtt == 0.1
 
 
 def test_the_minimum_rtt_is_remembered_for_two_spans() -> None:
-    congestion = Congestion(SIZE)
+    congestion = Congestion(PayloadSize(SIZE))
     seen = []
     for at, rtt in [(0.0, 0.1), (1.0, 0.05), (14.0, 0.2), (16.0, 0.3), (30.0, 0.25), (32.0, 0.4), (46.0, 0.4), (48.0, 0.5)]:
         congestion.sample_rtt(rtt, 0, at * MIN_RTT_SECONDS / 15.0)
@@ -410,7 +421,7 @@ def test_an_ack_of_several_shots_at_once_does_not_look_like_a_fast_line() -> Non
 
 @given(st.floats(0, 1e9), st.integers(0, 2**24))
 def test_no_sample_of_the_rtt_is_below_a_microsecond(seconds: float, size: int) -> None:
-    congestion = Congestion(SIZE)
+    congestion = Congestion(PayloadSize(SIZE))
     congestion.sample_rtt(seconds, size, 0.0)
     congestion.sample_rtt(-seconds, size, 0.0)
     assert congestion.min_rtt == 1e-6

@@ -22,6 +22,7 @@ from tcsplitter.demand import (
     TURN_SECONDS,
     Demand,
 )
+from tcsplitter.payload import PayloadSize
 
 RTT = 0.05
 
@@ -30,11 +31,11 @@ class Rig:
     """A demand, and the line and what waits of which it is told."""
 
     def __init__(self, client: bool = True, size: int = SIZE) -> None:
-        self.line = Congestion(size)
+        self.line = Congestion(PayloadSize(size))
         self.line.sample_rtt(RTT, 0, 0.0)
         self.sending = SimpleNamespace(unsent=0, lost_chunks=0)
         self.streams = SimpleNamespace(opened=0, shared=SimpleNamespace(sending=self.sending))
-        self.demand = Demand(client, size, self.line, self.streams)  # type: ignore[arg-type]
+        self.demand = Demand(client, self.line, self.streams)  # type: ignore[arg-type]
 
     def wish(self, in_flight: int = 0, now: float = 0.0) -> int:
         return self.demand.payloads(in_flight, now)
@@ -127,6 +128,14 @@ def test_a_rate_of_long_ago_says_nothing() -> None:
     rig.sending.unsent = 10**9
     assert rig.wish(now=RATE_SECONDS) == int(rig.line.window() / SIZE)
     assert rig.wish(in_flight=10**9, now=RATE_SECONDS) == 0
+
+
+def test_larger_payloads_need_fewer_carriers() -> None:
+    rig = Rig()
+    rig.cruise(1e7)
+    wish = rig.wish()
+    rig.line.size.bytes *= 4
+    assert wish // 4 <= rig.wish() <= wish // 4 + 1
 
 
 def test_what_is_lost_takes_carriers_besides() -> None:

@@ -13,6 +13,7 @@ from tcsplitter.acks import Acks
 from tcsplitter.hedging import AGAIN_SHARE, LARGE_BURST, SMALL_BURST, SMALL_RATE, SMALL_SHARE, Allowance, Hedger
 from tcsplitter.lateness import OVERDUE_RTTS, OVERDUE_SLACK, SMALL
 from tcsplitter.options import Fec, Retries
+from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import Recovery
 from tcsplitter.shared import Handling
 from tcsplitter.shots import Copies, SentShot
@@ -28,7 +29,7 @@ class Rig:
     """A hedger and the account of shots that it looks at; carriers are there when a test says so."""
 
     def __init__(self, handling: Handling | None = None) -> None:
-        self.recovery = Recovery(10_000)
+        self.recovery = Recovery(PayloadSize(10_000))
         self.recovery.sample_rtt(RTT, NOW)
         self.counters = Counters()
         self.hedger = Hedger(handling or Handling(), self.recovery, self.counters, NOW)

@@ -17,6 +17,7 @@ from tcsplitter.modes import Kind
 from tcsplitter.options import Fec as Setting
 from tcsplitter.options import Retries
 from tcsplitter.parity import AUTO_DATA, DROP_RTTS, DROP_SECONDS, MAX_SHOT, SHORTEST_WAIT, SIZE_JUMP, Parity, Stripe, Stripes
+from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import Recovery
 from tcsplitter.shared import Handling
 
@@ -30,7 +31,7 @@ class Rig:
     """Stripes of an end whose shots are given by hand."""
 
     def __init__(self, setting: Setting, tock: float = 0.0, share: float = 0.1, resend: bool = True) -> None:
-        self.recovery = Recovery(10_000)
+        self.recovery = Recovery(PayloadSize(10_000))
         self.recovery.sample_rtt(RTT, NOW)
         self.recovery.lateness.share = share
         self.stripes = Stripes(Handling(fec=setting, tock=tock, retries=Retries(resend=resend)), self.recovery)
@@ -336,7 +337,7 @@ def test_what_was_sent_is_not_kept_by_what_waits() -> None:
     ("setting", "used", "auto"), [(Setting(), False, False), (Setting(3, 1), True, False), (AUTO, True, True)]
 )
 def test_what_a_setting_means(setting: Setting, used: bool, auto: bool) -> None:
-    stripes = Stripes(Handling(fec=setting), Recovery(10_000))
+    stripes = Stripes(Handling(fec=setting), Recovery(PayloadSize(10_000)))
     assert (stripes.used, stripes.auto) == (used, auto)
 
 

@@ -14,6 +14,7 @@ from tcsplitter.acks import Acks
 from tcsplitter.congestion import DEFAULT_RTT, INITIAL_BYTES
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import LATE_RTTS, LATE_SAMPLES
+from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import (
     GIVE_UP_RTTS,
     GIVE_UP_SECONDS,
@@ -40,7 +41,7 @@ events = st.one_of(
 
 @given(st.lists(events, max_size=40))
 def test_every_shot_is_acknowledged_once_whatever_the_order(plan: list[tuple[str, tuple[int, int]]]) -> None:
-    account = Recovery(SIZE)
+    account = Recovery(PayloadSize(SIZE))
     account.lateness = tallied = Tallied()
     for number in range(20):
         account.on_sent(shot(number, 0.0, 100 + number, number))

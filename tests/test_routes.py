@@ -11,6 +11,7 @@ from owner import Owner
 
 from tcsplitter.carrier import Action, Carrier, CarrierSet, PeerCarriers
 from tcsplitter.modes import MODES, Kind, reserve
+from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import Recovery
 from tcsplitter.routes import SYNC_RTTS, SYNC_SECONDS, YIELD_RTTS, YIELD_SECONDS, Routes
 
@@ -30,7 +31,7 @@ class Rig:
         self.carriers = CarrierSet(client, 1, self.mode.carries(client), actions)
         self.peer = PeerCarriers()
         self.peer.payload_at = NOW
-        self.recovery = Recovery(10_000)
+        self.recovery = Recovery(PayloadSize(10_000))
         self.recovery.sample_rtt(RTT, NOW)
         self.routes = Routes(self.mode, client, keep, self.carriers, self.peer, self.recovery)
         self.numbers = iter(range(1_000))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tcsplitter._core import ShotWriter
 from tcsplitter.chunks import Chunk
+from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS
 from tcsplitter.scheduler import MAX_CHUNKS, SPARSE_BYTES, Source
 from tcsplitter.shared import Handling, Shared
@@ -24,7 +25,7 @@ class Rig:
     """An end's streams and their scheduler; each shot is one payload."""
 
     def __init__(self, size: int = SIZE, client: bool = False) -> None:
-        self.shared = Shared(Handling(size=size), {}, lambda: None)
+        self.shared = Shared(Handling(size=size), PayloadSize(size), {}, lambda: None)
         self.table = StreamTable(client, self.shared)
         self.shared.sending.raise_limit(2**40)
         self.scheduler = self.shared.scheduler
