@@ -389,7 +389,7 @@ class Sender:
         if not final:
             self._carriers.expire(carrier, self._now + self._recovery.give_up_after)
         for chunk in chunks:
-            if chunk.source.unsent < self._shared.size.bytes:
+            if chunk.source.unsent < self._shared.few_unsent:
                 self._shared.tell(chunk.source)
         return shot, sealed
 

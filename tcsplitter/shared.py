@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from tcsplitter.scheduler import Source
 
 
+MAX_UNSENT, UNSENT_PAYLOADS, MOST_UNSENT, LEAST_PAYLOADS = 262_144, 16, 1_048_576, 2
+"""Bytes read from the local program ahead of sending; where payloads are large so many of them, up to so many bytes; and at least
+as many as the last. It is to be more than the pace makes up for at once, or it looks as if the program were what limits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Handling:
     """How this end treats what it carries; times in seconds."""
@@ -61,6 +66,16 @@ class Shared:
         self.rtt = 0.0
         self.news = news
         self.touch = touch
+
+    @property
+    def most_unsent(self) -> int:
+        """Bytes that each source may have unsent."""
+        return max(MAX_UNSENT, min(UNSENT_PAYLOADS * self.size.bytes, MOST_UNSENT), LEAST_PAYLOADS * self.size.bytes)
+
+    @property
+    def few_unsent(self) -> int:
+        """A source that has fewer is asked for more: less than a payload, or as much less than it may have as is read at once."""
+        return max(self.size.bytes, self.most_unsent - MAX_UNSENT)
 
     def schedule(self, source: Source) -> None:
         """It may have something to send."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tcsplitter.options import Retries
     from tcsplitter.shared import Shared
 
-MAX_UNSENT = 262_144
-"""Bytes read from the local program ahead of sending, or two payloads where those are larger."""
 MANY_UNSENT = 4 * 1024 * 1024
 """While all streams together hold more than that unsent, each is read ahead by a payload: what is left of the session's window is
 for streams that have little to say, however many have much."""
@@ -126,7 +124,7 @@ class Stream:
             return 0
         size, sending = self._shared.size.bytes, self._shared.sending
         unsent = len(self._unsent)
-        ahead = (size if sending.unsent > MANY_UNSENT else max(MAX_UNSENT, 2 * size)) - unsent
+        ahead = (size if sending.unsent > MANY_UNSENT else self._shared.most_unsent) - unsent
         window = self._send_limit - self._unsent.offset - unsent
         if sending.room < max(1, self._whole):
             sending.held[self] = None

@@ -38,9 +38,8 @@ from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery
 from tcsplitter.scheduler import MAX_CHUNKS
 from tcsplitter.sending import MAX_GONE, SessionConfig
 from tcsplitter.session import Session
-from tcsplitter.shared import Handling
+from tcsplitter.shared import MAX_UNSENT, MOST_UNSENT, Handling
 from tcsplitter.shots import SentShot
-from tcsplitter.streams import MAX_UNSENT
 from tcsplitter.table import MAX_CONTROL, MAX_STREAMS
 
 Frames = list[tuple[Any, ...]]
@@ -132,7 +131,9 @@ def test_a_payload_of_any_shape_fits_into_a_shot_with_all_that_may_stand_beside_
     assert MAX_PAYLOAD < writer.size <= MAX_SEALED - TAG_SIZE
 
 
-@pytest.mark.parametrize(("size", "ahead"), [(10_000, MAX_UNSENT), (MAX_UNSENT, 2 * MAX_UNSENT), (MAX_PAYLOAD, 2 * MAX_PAYLOAD)])
+@pytest.mark.parametrize(
+    ("size", "ahead"), [(10_000, MAX_UNSENT), (65_536, MOST_UNSENT), (MAX_UNSENT, MOST_UNSENT), (MAX_PAYLOAD, 2 * MAX_PAYLOAD)]
+)
 def test_what_is_read_ahead_from_a_program(size: int, ahead: int) -> None:
     each = ClientSession(size).session.streams.open()
     each.raise_send_limit(2**40)

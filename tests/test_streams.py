@@ -18,7 +18,8 @@ from tcsplitter.credit import (
     SESSION_WINDOW,
 )
 from tcsplitter.errors import RemoteProtocolError
-from tcsplitter.streams import BY_PROGRAM, MAX_UNSENT, REFUSED, Stream
+from tcsplitter.shared import MAX_UNSENT
+from tcsplitter.streams import BY_PROGRAM, REFUSED, Stream
 
 DATA = 2_500  # three payloads
 HALF, QUARTER = INITIAL_WINDOW // 2, INITIAL_WINDOW // 4

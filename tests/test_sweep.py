@@ -19,7 +19,7 @@ from benches import sweep, sweep_load
 from benches.line import LineError, LineSettings, Way, parse_line
 from benches.sweep_cells import OPTIONS, WORKLOADS, Cell, Kept, Measured, Setting, SweepError, all_cells, all_settings, varying
 from tcsplitter.errors import ConfigError
-from tcsplitter.streams import MAX_UNSENT
+from tcsplitter.shared import MAX_UNSENT
 
 ROOT = Path(__file__).parents[1]
 # --- The grid
