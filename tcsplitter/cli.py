@@ -265,9 +265,9 @@ _COMMON = _several(
         "--frags",
         "frags",
         _SHAPE,
-        _Parsed("SIZE[:MTU]", opt.parse_frags),
-        "Bytes of data in a payload, and of a packet on the line (0: as the kernel finds).",
-        _DEFAULTS["size"],
+        _Parsed("SIZE[:MTU]|auto", opt.parse_frags),
+        "Bytes of data in a payload, and of a packet on the line (0: as the kernel finds); auto: 10000, and more if need be.",
+        "auto",
     ),
     _option(
         "--retries",

@@ -269,6 +269,7 @@ class Congestion:
         self.rounds += 1
         if self._startup:
             self._look_for_end(limited)
+        self._choose_size(now)
         if not (self._startup or self.is_short):
             shot = self.size.bytes / self.rate if self.rate else 0.0
             excess = self.queue - max(QUEUE_SHARE * self.rtt, QUEUE_SECONDS, shot, QUEUE_JITTER * self.jitter)
@@ -278,6 +279,15 @@ class Congestion:
         self._marks.append((now, self._delivered))
         while len(self._marks) > self.size.flights:
             self._marks.popleft()
+
+    def _choose_size(self, now: float) -> None:
+        """Let payloads follow. If they grow it was their size that held the search back, and it ends, or the line would overflow.
+        The rate is bounded, as for a while more is delivered than the line carries: what is half there counts later."""
+        arrived = (self._delivered - self._round_delivered) * self.rtt / max(now - self._round_began, self.rtt)
+        if self.size.follow(self.rate * self.rtt, arrived):
+            self._ceiling = min(self._ceiling, PROBE_GAIN * self.rate)
+            if self._startup:
+                self._end_startup()
 
     def _bound_rate(self, stands: bool, now: float) -> None:
         began, delivered = self._marks[0]

@@ -18,7 +18,7 @@ _MAX_GROUP = 256  # payloads and their parity: the code's field is GF(2**8) (PRO
 
 _NUMBER = r"[0-9]{1,12}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}"
 _ADDRESS_FORM = "HOST:PORT or [IPv6]:PORT, for example 192.0.2.7:443 or [2001:db8::7]:443"
-_FRAGS_FORM = "SIZE or SIZE:MTU in bytes, for example 10000 or 10000:1400"
+_FRAGS_FORM = "SIZE or SIZE:MTU in bytes, for example 10000 or 10000:1400, or auto"
 _BUFFER_FORM = f"T:N or T, T in milliseconds, N payloads of 0 to {_MAX_MERGE}, for example 83:0 or 0.5"
 _RETRIES_FORM = f"R:SKIP, R 0 or 1, SKIP -1 (never) or 0 to {MAX_SKIP}, for example 1:-1"
 _FEC_FORM = f"D:P, 1 or more of each and {_MAX_GROUP} together at most, for example 10:3, or auto, or 0 (none)"
@@ -88,7 +88,7 @@ class Knobs:
     tick: float = 0.0  # seconds: least time between two reads of a local socket; 0: whenever readable
     tock: float = 0.0  # seconds that a payload which is not full waits for more; 0: goes at once
     playout: Playout = Playout()
-    size: int = 10_000  # bytes of stream data in a payload
+    size: int | None = None  # bytes of stream data in a payload; None: payload.SMALL, and more where the line takes many
     mtu: int = 0  # bytes of a packet on the line; 0: what the kernel finds
     retries: Retries = Retries()
     fec: Fec = Fec()
@@ -175,8 +175,10 @@ def parse_needed_address(flag: str, text: str) -> Address:
     return address
 
 
-def parse_frags(flag: str, text: str) -> tuple[int, int]:
-    """SIZE or SIZE:MTU. Returns both in bytes, MTU 0 where it is not given."""
+def parse_frags(flag: str, text: str) -> tuple[int | None, int]:
+    """SIZE or SIZE:MTU, or `auto`. Returns both in bytes, SIZE None for `auto`, MTU 0 where it is not given."""
+    if text == "auto":
+        return None, 0
     match = re.fullmatch(r"([0-9]{1,7})(?::([0-9]{1,5}))?", text)
     if not match:
         raise _wrong(flag, text, _FRAGS_FORM)
@@ -266,7 +268,7 @@ def _parse_number(flag: str, text: str, form: str) -> float:
 def _check_knobs(knobs: Knobs) -> None:
     _check_times(knobs)
     _require(
-        1 <= knobs.size <= MAX_PAYLOAD and (knobs.mtu == 0 or MIN_MTU <= knobs.mtu <= MAX_MTU),
+        (knobs.size is None or 1 <= knobs.size <= MAX_PAYLOAD) and (knobs.mtu == 0 or MIN_MTU <= knobs.mtu <= MAX_MTU),
         "--frags",
         f"{knobs.size}:{knobs.mtu}" if knobs.mtu else knobs.size,
         f"{_FRAGS_FORM}: a SIZE of 1 to {MAX_PAYLOAD}, an MTU of 0 (the kernel's) or {MIN_MTU} to {MAX_MTU}",

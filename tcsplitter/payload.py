@@ -1,25 +1,51 @@
-"""How much one payload carries, and for how long it is on its way."""
+"""How much one payload carries: what the user set, or more where the line takes more payloads in an RTT than can be dialled."""
 
 from __future__ import annotations
 
+from math import inf
+
 SMALL = 10_000
 """Bytes of a payload, where the user sets none."""
+LARGE = 43_000
+"""Bytes of a payload that has grown: a fresh connection sends three times FIRST_FLIGHT in two round trips."""
 FIRST_FLIGHT = 14_480
 """Bytes that a fresh connection sends before it waits for an ack: ten segments (RFC 6928), with timestamps."""
+GROW_FROM, SHRINK_BELOW, NEWS = 0.5, 0.25, 0.25
+"""Payloads grow only while so large a share of what they may be small for is sent in an RTT, and shrink below the other; what was
+sent is an average, with this weight for the newest round."""
 
 
 class PayloadSize:
-    """The size of one direction's payloads, which all ask for when they need it."""
+    """The size of one direction's payloads, which all ask for when they need it, as it changes.
 
-    __slots__ = ("_fresh", "bytes", "flights")
+    It has two values, not many: payloads that do not fit a connection's first window take a round trip more, so they had better
+    be as large as that allows.
+    """
 
-    def __init__(self, size: int, fresh: bool = True) -> None:
-        """`size`: bytes; `fresh`: each goes on a connection of its own."""
-        self.bytes = size
+    __slots__ = ("_fresh", "_least", "_most_small", "_used", "bytes", "flights")
+
+    def __init__(self, size: int, most_small: float = inf, fresh: bool = True) -> None:
+        """`size`: bytes at the least; `most_small`: bytes that can be sent in an RTT in payloads of that size, infinity where
+        they must not grow; `fresh`: each goes on a connection of its own."""
+        self.bytes = self._least = size
+        self._most_small = most_small
         self._fresh = fresh
+        self._used = 0.0
         self.flights = self.flights_of(size)
         """Round trips that a payload takes."""
 
     def flights_of(self, size: int) -> int:
         """Round trips that so many bytes take on a connection that doubles in each what it sends (RFC 5681)."""
         return max(1, -(-size // FIRST_FLIGHT)).bit_length() if self._fresh else 1
+
+    def follow(self, capacity: float, used: float) -> bool:
+        """A round is over: the line would carry so many bytes in an RTT, and so many arrived. Whether payloads have grown."""
+        before = self.bytes
+        self._used += NEWS * (used - self._used)
+        if capacity > self._most_small and self._used > GROW_FROM * self._most_small:
+            self.bytes = max(self._least, LARGE)
+        elif self._used < SHRINK_BELOW * self._most_small:
+            self.bytes = self._least
+        if self.bytes != before:
+            self.flights = self.flights_of(self.bytes)
+        return self.bytes > before

@@ -19,6 +19,7 @@ from tcsplitter.log import LimitedLog
 from tcsplitter.net import Listener
 from tcsplitter.options import Address, Knobs
 from tcsplitter.outbox import Outbox
+from tcsplitter.payload import SMALL
 from tcsplitter.reactor import Reactor
 from tcsplitter.shared import Handling
 from tcsplitter.stats import counted_line
@@ -196,7 +197,8 @@ class Program:
 def handling_of(knobs: Knobs, carriers: Address) -> Handling:
     """What of the options is for the protocol to act on; `carriers`: where they lead, or come in."""
     return Handling(
-        size=payload_size(knobs.size, knobs.mtu, ":" in carriers.host),
+        size=payload_size(knobs.size or SMALL, knobs.mtu, ":" in carriers.host),
+        grows=knobs.size is None and not knobs.mtu,
         tock=knobs.tock,
         playout=knobs.playout,
         retries=knobs.retries,

@@ -16,6 +16,7 @@ from tcsplitter.hedging import Hedger
 from tcsplitter.lateness import SMALL
 from tcsplitter.modes import MODES, RESERVE, Kind, Mode
 from tcsplitter.parity import Stripes
+from tcsplitter.pool import MAX_DIALING
 from tcsplitter.routes import Routes
 from tcsplitter.shared import Handling
 from tcsplitter.shots import Copies, SentShot
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tcsplitter.shared import Shared
     from tcsplitter.table import ControlFrame, StreamTable
 
+DIAL_SHARE = 0.7
+"""Of the dials that may be under way so many are enough for an RTT; payloads grow before it takes more."""
 FILL_TIMES = 2.0
 """A stripe that is being filled is given so many times what that takes at the rate of the line."""
 MAX_GONE = 64
@@ -55,6 +58,16 @@ class SessionConfig:
     """Idle carriers that the pool can have at all, as far as this end's want goes."""
     datagrams: bool = False
     """The session carries flows, not streams."""
+
+    @property
+    def most_small(self) -> float:
+        """Bytes that can leave in an RTT in payloads that have not grown, as far as carriers for them can be dialled; infinity
+        where the user set their size, or anything that counts payloads."""
+        handling = self.handling
+        counted = handling.tock or handling.playout.beat or handling.fec.data or not handling.retries.resend
+        if counted or self.fixed or self.datagrams or self.reuse != 1 or not handling.grows:
+            return inf
+        return DIAL_SHARE * MAX_DIALING // len(self.mode.pools) * handling.size
 
 
 class Sender:

@@ -49,7 +49,7 @@ class Session:
         self.touched = touched
         """Sessions that need a flush; an end's."""
         self.now = now
-        size = PayloadSize(config.handling.size, fresh=config.reuse == 1)
+        size = PayloadSize(config.handling.size, config.most_small, fresh=config.reuse == 1)
         self.shared = Shared(config.handling, size, outbox.news, self._touch, now)
         self.counters = self.shared.counters
         self.streams = StreamTable(config.client, self.shared)

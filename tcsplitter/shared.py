@@ -28,6 +28,8 @@ class Handling:
 
     size: int = SMALL
     """Bytes of streams and datagrams that one payload carries."""
+    grows: bool = False
+    """Payloads become larger where the line takes too many of them."""
     tock: float = 0.0
     """For how long a payload that is not full may wait for more."""
     playout: Playout = field(default_factory=Playout)

@@ -210,7 +210,7 @@ def _local(port: int) -> Address:
             _ORIGINAL_SERVER_IN_FULL,
             ServerOptions,
             {"l_fling": _local(6091), "l_lasso": _local(6899), "l_sync": _local(5998), "l_fling_r": _local(6989), "dup": "fling"}
-            | {"mtu": 1308, "tick": 0.05, "tock": 0.25, "retries": Retries(resend=False, skip=10_000)},
+            | {"size": 10_000, "mtu": 1308, "tick": 0.05, "tock": 0.25, "retries": Retries(resend=False, skip=10_000)},
         ),
         (
             _ORIGINAL_CLIENT_IN_FULL,
@@ -447,7 +447,7 @@ def test_each_command_has_help_with_an_example(command: str) -> None:
 
 def test_help_shows_every_flag_with_its_default() -> None:
     text = " ".join(_run("client --help").stdout.split())
-    defaults = "127.0.0.1:6000] 4] 1024] 10000] auto] 1:-1] 25000] 60000] 86400]"
+    defaults = "127.0.0.1:6000] 4] 1024] auto] 1:-1] 25000] 60000] 86400]"
     for shown in (
         "[required]",
         "--rFlingR",

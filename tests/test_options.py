@@ -82,6 +82,10 @@ def test_frags(size: int, mtu: int) -> None:
     assert options.parse_frags("--frags", f"{size}") == (size, 0)
 
 
+def test_a_payload_size_may_be_left_to_the_line() -> None:
+    assert options.parse_frags("--frags", "auto") == (None, 0)
+
+
 @given(st.integers(0, 10**11), st.integers(0, 99_999))
 def test_a_buffer_is_a_beat_and_the_payloads_of_a_beat(milliseconds: int, payloads: int) -> None:
     assert options.parse_buffer("--buffer", f"{milliseconds}:{payloads}") == Playout(beat=milliseconds / 1000, merge=payloads)
@@ -139,7 +143,10 @@ def test_names_are_those_that_exist() -> None:
 
 @pytest.mark.parametrize(
     ("parse", "text"),
-    [(options.parse_frags, text) for text in ("", "x", "-1", "10:", ":1400", "10:0:0", "10:-1", "1e4", "10000000000")]
+    [
+        (options.parse_frags, text)
+        for text in ("", "x", "-1", "10:", ":1400", "auto:1400", "10:0:0", "10:-1", "1e4", "10000000000")
+    ]
     + [(options.parse_milliseconds, text) for text in ("", "inf", "nan", "-1", "1e3", "1.", "5s", "1,5")]
     + [(options.parse_rate, text) for text in ("", "inf", "-1", "1e3", "8M", "8 ", "auto")]
     + [(options.parse_tock, text) for text in ("", "Auto", "-1", "automatic", "1:0")]
@@ -181,7 +188,7 @@ def test_the_defaults() -> None:
     assert (str(server.forward), server.dup) == ("127.0.0.1:6003", None)
     assert (server.l_lasso, server.l_sync, server.l_fling_r) == (None, None, None)
     for end in (client, server):
-        assert (end.tick, end.tock, end.size, end.mtu) == (0.0, 0.0, 10_000, 0)
+        assert (end.tick, end.tock, end.size, end.mtu) == (0.0, 0.0, None, 0)
         assert end.playout == Playout(beat=0.0, merge=0, catch_up=False, after=0.0)
         assert end.retries == Retries(resend=True, skip=-1)
         assert (end.rate, end.polite) == (0.0, False)

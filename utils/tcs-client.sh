@@ -15,7 +15,7 @@
 # TCS_LISTEN    where client programs connect, HOST:PORT; 127.0.0.1:6000
 # TCS_PROTOCOL  what is tunnelled: tcp or udp
 # TCS_KEY_FILE  the key; ~/.config/tcsplitter/key, or none if TCSPLITTER_KEY holds one
-# TCS_FRAGS     bytes that a payload carries, or SIZE:MTU
+# TCS_FRAGS     bytes that a payload carries, SIZE:MTU or auto
 # TCS_CONNS     flings kept open
 # TCS_LASSOES   lassoes kept open
 # TCS_BURST     connections to which a pool may grow

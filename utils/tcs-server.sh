@@ -14,7 +14,7 @@
 # TCS_FORWARD   the service, HOST:PORT; 127.0.0.1:6003
 # TCS_PROTOCOL  what is tunnelled: tcp or udp
 # TCS_KEY_FILE  the key; ~/.config/tcsplitter/key, or none if TCSPLITTER_KEY holds one
-# TCS_FRAGS     bytes that a payload carries, or SIZE:MTU
+# TCS_FRAGS     bytes that a payload carries, SIZE:MTU or auto
 # TCS_TICK      ms between two reads of a local socket
 # TCS_TOCK      ms that a payload waits for more, or auto
 # TCS_BUFFER    T or T:N, beat in ms of forwarding to the service, and payloads a beat
