@@ -111,6 +111,8 @@ class Congestion:
         self._last_rtt = 0.0
         self._long_samples = 0
         self._probe_in = 0
+        self._untried = False
+        """Payloads have grown, and no queue has stood since: it is not known what the line carries in such."""
         self._found = 0
         """How many tries in a row have found a higher rate."""
         self._yielded = 0.0
@@ -269,12 +271,12 @@ class Congestion:
         self.rounds += 1
         if self._startup:
             self._look_for_end(limited)
-        self._choose_size(now)
         if not (self._startup or self.is_short):
             shot = self.size.bytes / self.rate if self.rate else 0.0
             excess = self.queue - max(QUEUE_SHARE * self.rtt, QUEUE_SECONDS, shot, QUEUE_JITTER * self.jitter)
             self._bound_rate(excess > 0, now)
             self._choose_gain(excess, now)
+        self._choose_size(now)
         self._round_began, self._round_delivered = now, self._delivered
         self._marks.append((now, self._delivered))
         while len(self._marks) > self.size.flights:
@@ -286,6 +288,7 @@ class Congestion:
         arrived = (self._delivered - self._round_delivered) * self.rtt / max(now - self._round_began, self.rtt)
         if self.size.follow(self.rate * self.rtt, arrived):
             self._ceiling = min(self._ceiling, PROBE_GAIN * self.rate)
+            self._untried = True
             if self._startup:
                 self._end_startup()
 
@@ -318,13 +321,16 @@ class Congestion:
         """How fast the next round goes: faster now and then, slower where a queue stands for too long."""
         self._notice_others(excess, now)
         self._probe_in -= 1
-        # The longer payloads take the more do samples scatter.
-        found = self.rate > FOUND**self.size.flights * self._round_rate
+        found = self.rate > FOUND * self._round_rate
         if excess > 0 and not self._contest:
             self._gain = max(LEAST_GAIN, 1.0 - excess / (DRAIN_RTTS * self.rtt))
             self._found = 0
-        elif found or self._probe_in <= 0:
+            self._untried = False
+        elif self._untried:
             self._gain = PROBE_GAIN
+        elif found or self._probe_in <= 0:
+            # The longer payloads take the more do samples scatter, and the later is it known what a try has found.
+            self._gain = 1.0 + (PROBE_GAIN - 1.0) / self.size.flights
             self._probe_in = PROBE_ROUNDS
             self._round_rate = self.rate
             self._found = self._found + 1 if found else 0
