@@ -1,6 +1,9 @@
+from tcsplitter.payload cimport PayloadSize
+
+
 cdef class Cap:
     cdef public double rate, opens_at, sparse_at
-    cdef double _shot, _burst, _ahead
+    cdef PayloadSize _size
     cdef readonly double _paid_at
 
     cpdef spend(self, long long size, bint first, double now)

@@ -1,16 +1,17 @@
 from tcsplitter.cap cimport Cap
+from tcsplitter.payload cimport PayloadSize
 from tcsplitter.shots cimport SentShot
 
 
 cdef class Congestion:
-    cdef public long long size
+    cdef public PayloadSize size
     cdef public Cap cap
     cdef public bint polite
     cdef public double rate, min_rtt, rtt, queue, jitter, opens_at
     cdef public long long rounds
     cdef double _gain, _pace
     cdef public bint _startup
-    cdef bint _is_first
+    cdef bint _is_first, _untried
     cdef list _min_rtts
     cdef double _min_rtt_since, _round_at, _round_rtt, _round_rate
     cdef int _flat_rounds
@@ -22,7 +23,7 @@ cdef class Congestion:
     cdef long long _under_way, _delivered
     cdef double _delivered_at, _first_sent_at
     cdef long long _limited_until, _most_delivered
-    cdef object _rates
+    cdef object _rates, _marks
     cdef double _ceiling, _round_began
     cdef long long _round_delivered
 
@@ -35,6 +36,7 @@ cdef class Congestion:
     cpdef double rate_at(self, double now)
     cdef _set_pace(self, double now)
     cdef _keep_rate(self, double rate, double now)
+    cdef _choose_size(self, double now)
     cdef _end_round(self, bint limited, double now)
     cdef _bound_rate(self, bint stands, double now)
     cdef _look_for_end(self, bint limited)

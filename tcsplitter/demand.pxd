@@ -5,7 +5,6 @@ cdef class Demand:
     cdef bint _client
     cdef long long _fresh
     cdef double _turns
-    cdef long long _size
     cdef Congestion _congestion
     cdef object _streams, _sending
     cdef long long _opened

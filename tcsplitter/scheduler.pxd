@@ -1,7 +1,11 @@
+from tcsplitter.payload cimport PayloadSize
+
+
 cdef class Scheduler:
     cdef public object bulk, sparse
     cdef public dict lost
-    cdef long long _size, _sparse_bytes
+    cdef PayloadSize _size
+    cdef long long _sparse_bytes
 
     cpdef bint is_sparse(self, stream)
     cpdef schedule(self, stream)

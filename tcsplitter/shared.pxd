@@ -1,11 +1,13 @@
 from tcsplitter.credit cimport SendWindow
+from tcsplitter.payload cimport PayloadSize
 from tcsplitter.scheduler cimport Scheduler
 
 
 cdef class Shared:
     cdef public object beats, counters, handling, tock, touch
     cdef public dict news
-    cdef public long long peer_skip, size
+    cdef public long long peer_skip
+    cdef public PayloadSize size
     cdef public SendWindow sending
     cdef public Scheduler scheduler
     cdef public double now, rtt

@@ -28,6 +28,7 @@ cdef class Stream:
     cpdef chunk_acked(self, Chunk chunk)
     cpdef bint chunk_lost(self, Chunk chunk)
     cdef _send_again(self, Chunk chunk)
+    cdef _send_no_more(self, Chunk chunk)
     cdef _give_up(self, Chunk chunk)
     cpdef bint raise_send_limit(self, long long limit)
     cpdef receive(self, long long offset, data, bint fin)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -302,16 +302,12 @@ class Stream:
 
     def cut_lost(self, limit: int) -> Chunk | None:
         """The next chunk that has to be sent again, if it has at most `limit` bytes or could not have fewer."""
-        while self._resend:
-            chunk = self._resend[0]
-            if len(chunk.data) > limit != self._shared.size.bytes and not chunk.acked:
-                return None
-            del self._resend[0]
-            self._shared.sending.lost_chunks -= 1
-            if not chunk.acked:
-                self._shared.counters.payloads_resent += chunk.size > 0
-                return chunk
-        return None
+        if not self._resend or len(self._resend[0].data) > limit != self._shared.size.bytes:
+            return None
+        chunk = self._resend.pop(0)
+        self._shared.sending.lost_chunks -= 1
+        self._shared.counters.payloads_resent += chunk.size > 0
+        return chunk
 
     def _cut_new(self, limit: int) -> Chunk | None:
         if self.sent_reset is not None or self._fin_cut:
@@ -339,6 +335,8 @@ class Stream:
     def chunk_acked(self, chunk: Chunk) -> None:
         if not chunk.acked:
             chunk.acked = True
+            if self._resend:
+                self._send_no_more(chunk)
             self._pending_chunks -= 1
             self.unacknowledged -= len(chunk.data)
             if self._fin_cut and not self._pending_chunks:
@@ -365,6 +363,16 @@ class Stream:
         insort(self._resend, chunk, key=_end)
         self._shared.sending.lost_chunks += 1
 
+    def _send_no_more(self, chunk: Chunk) -> None:
+        """It arrived after all, if it was to be sent again."""
+        at = bisect_left(self._resend, chunk.end, key=_end)
+        while at < len(self._resend) and self._resend[at].end == chunk.end:
+            if self._resend[at] is chunk:
+                del self._resend[at]
+                self._shared.sending.lost_chunks -= 1
+                return
+            at += 1
+
     def _give_up(self, chunk: Chunk) -> None:
         """The data is not sent again. If the other end may not know how far the stream goes, a chunk without data says so."""
         if chunk.fin or chunk.end > self._passed:
@@ -381,9 +389,8 @@ class Stream:
         passed, self._resend[:count] = self._resend[:count], []
         self._shared.sending.lost_chunks -= count
         for chunk in passed:
-            if not chunk.acked:
-                self._shared.counters.payloads_given_up += chunk.size > 0
-                self._give_up(chunk)
+            self._shared.counters.payloads_given_up += chunk.size > 0
+            self._give_up(chunk)
 
     def reset_acked(self) -> None:
         self._reset_acked = True

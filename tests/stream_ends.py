@@ -33,7 +33,8 @@ class End:
 
     def __init__(self, client: bool, handling: Handling | None = None) -> None:
         self.news: dict[Any, None] = {}
-        self.shared = Shared(handling or Handling(size=SIZE), PayloadSize(SIZE), self.news, lambda: None)
+        handling = handling or Handling(size=SIZE)
+        self.shared = Shared(handling, PayloadSize(handling.size), self.news, lambda: None)
         self.shared.now = NOW
         self.table = StreamTable(client, self.shared)
 
