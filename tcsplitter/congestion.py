@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from tcsplitter.cap import Cap
+from tcsplitter.overrun import Overrun
 
 if TYPE_CHECKING:
     from tcsplitter.payload import PayloadSize
@@ -28,6 +29,8 @@ STARTUP_WINDOW, CRUISE_GAIN, CONTEST_GAIN = 2.0, 1.5, 2.0
 keep the queue full."""
 STARTUP_GAIN, PROBE_GAIN, LEAST_GAIN = 2.89, 1.25, 0.5
 """How much faster than its rate the line is tried, for a round; how much slower a queue makes the pace."""
+HEADROOM = 0.97
+"""How much of what the line took when it was overrun is used but for tries."""
 DRAIN_RTTS = 2.5
 """RTTs in which a queue that is too long is to be worked off."""
 PROBE_ROUNDS, TRIED_ROUNDS = 8, 2
@@ -55,6 +58,8 @@ QUEUE_JITTER, JITTER_WINDOW = 1.5, 2.0
 FULL_SHARE, FULL_SECONDS, FULL_JITTER, FULL_SAMPLES = 0.5, 0.005, 3.0, 8
 """The search for the rate ends when so many samples in a row are longer than the minimum RTT by the largest of these: a share of
 it, seconds, a multiple of the jitter."""
+FIRST_SAMPLES = 3
+"""After so many of them, or one of a dial, no more is tried than what is known: a single ack may have been lost."""
 ENOUGH_SHOTS = 2
 """A rate is known once so many payloads were delivered while one shot was under way."""
 FLAT_ROUNDS, GROWTH = 3, 1.25
@@ -81,6 +86,8 @@ class Congestion:
         any; `polite`: always yield."""
         self.size = size
         self.cap = Cap(cap, size)
+        self.overrun = Overrun()
+        """What bounds the rate where the queue is too short to be seen."""
         self.polite = polite
         self.rate = 0.0
         """Delivery rate: the largest of the recent samples; 0 while unknown."""
@@ -159,13 +166,14 @@ class Congestion:
             self.jitter += JITTER_NEWS * (step - self.jitter)
             self._last_rtt = seconds
         if self._startup:
-            self._count_long(seconds - self.rtt)
+            self._count_long(seconds - self.rtt, not size)
 
-    def _count_long(self, queue: float) -> None:
-        """In start-up: leave it when the queue has grown long, if what the rate was taken of is enough to tell."""
+    def _count_long(self, queue: float, dialled: bool) -> None:
+        """In start-up: leave it when the queue has grown long, if what the rate was taken of is enough to tell. `dialled`: the
+        sample is that of a dial, which is not long for a lost segment."""
         long = queue > max(FULL_SHARE * self.rtt, FULL_SECONDS, FULL_JITTER * self.jitter)
         self._long_samples = self._long_samples + 1 if long else 0
-        self._is_first &= not long
+        self._is_first &= not long or not dialled and self._long_samples < FIRST_SAMPLES
         if self._long_samples >= FULL_SAMPLES and self._most_delivered >= ENOUGH_SHOTS * self.size.bytes:
             self._end_startup()
 
@@ -179,6 +187,8 @@ class Congestion:
         shot.delivered_at = self._delivered_at
         shot.first_sent_at = self._first_sent_at
         shot.limited = self._delivered <= self._limited_until
+        if 2 * shot.size > self.size:
+            self.overrun.on_sent(shot)
         if self.rate and not self.is_short:
             free_at = max(self.opens_at, now - max(BURST_SHARE * self.rtt, BURST_SECONDS)) + shot.size / self._pace
             self.opens_at = min(free_at, now + max(self.rtt, LONGEST_PAUSE))
@@ -199,8 +209,12 @@ class Congestion:
         if rate >= self.rate or not shot.limited:
             self._most_delivered = max(self._most_delivered, self._delivered - shot.delivered)
             self._keep_rate(rate, now)
+        if 2 * shot.size > self.size:
+            self.overrun.on_delivered(shot, now)
         if now >= self._round_at:
             self._end_round(shot.limited, now)
+        if now >= self.overrun.judge_at and self._round_rtt < inf:
+            self._heed_overrun(now)
         self._set_pace(now)
 
     def on_full(self) -> None:
@@ -245,6 +259,8 @@ class Congestion:
     def _set_pace(self, now: float) -> None:
         """Follow rate and gain, with what is to be waited for at the old pace, too."""
         pace = self._gain * self.rate
+        if self._gain <= 1.0:
+            pace = min(pace, HEADROOM * self.overrun.limit)
         if self._is_first:
             pace = max(pace, INITIAL_BYTES / self.rtt)
         if self.opens_at > now:
@@ -261,7 +277,14 @@ class Congestion:
         oldest = now - max(RATE_ROUNDS * self.rtt, MIN_RATE_WINDOW)
         while rates[0][0] < oldest:
             rates.popleft()
-        self.rate = min(rates[0][1], self._ceiling)
+        self.rate = min(rates[0][1], self._ceiling, self.overrun.limit)
+
+    def _heed_overrun(self, now: float) -> None:
+        """Go by what the line took if more was sent."""
+        if self.overrun.judge(self._round_rtt / self.rtt - 1.0, now):
+            self.rate = self._round_rate = min(self.rate, self.overrun.limit)
+            if self._startup:
+                self._end_startup()
 
     def _end_round(self, limited: bool, now: float) -> None:
         if self._round_rtt < inf:
@@ -278,6 +301,8 @@ class Congestion:
             self._choose_gain(excess, now)
         self._choose_size(now)
         self._round_began, self._round_delivered = now, self._delivered
+        if not self.is_short:
+            self.overrun.begin_round(self.rate, self._gain > 1.0, self.rtt, self.queue, self.jitter, now)
         self._marks.append((now, self._delivered))
         while len(self._marks) > self.size.flights:
             self._marks.popleft()
@@ -331,7 +356,7 @@ class Congestion:
         elif found or self._probe_in <= 0:
             # The longer payloads take the more do samples scatter, and the later is it known what a try has found.
             self._gain = 1.0 + (PROBE_GAIN - 1.0) / self.size.flights
-            self._probe_in = PROBE_ROUNDS
+            self._probe_in = PROBE_ROUNDS * self.overrun.patience
             self._round_rate = self.rate
             self._found = self._found + 1 if found else 0
             if self._found >= FOUND_AGAIN:
@@ -359,4 +384,4 @@ class Congestion:
         self._startup = True
         self._gain = STARTUP_GAIN
         self._found = self._flat_rounds = self._long_samples = 0
-        self._ceiling = inf
+        self._ceiling = self.overrun.limit = inf

@@ -15,7 +15,7 @@ class SentShot:
 
     __slots__ = (
         "by_time", "carrier", "chunks", "control", "copies", "covered", "delivered", "delivered_at", "first_sent_at", "is_twin",
-        "judged_from", "late", "limited", "number", "rebuilt", "sent_at", "settled", "size",
+        "judged_from", "late", "limited", "number", "rebuilt", "round", "sent_at", "settled", "size",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +52,8 @@ class SentShot:
         self.delivered_at = 0.0
         self.first_sent_at = 0.0
         self.limited = False
+        self.round = -1
+        """In which of the rounds that overrun.py counts it was sent; -1: in none."""
         self.late = False
 
 

@@ -343,6 +343,19 @@ def test_before_a_rate_is_known_a_fixed_amount_may_be_under_way(size: int) -> No
     assert not account.may_send(100.0)
 
 
+def test_an_ack_that_was_lost_once_does_not_end_what_is_tried_at_first() -> None:
+    account = make(4)
+    account.dialled(0.1, 0.0)
+    ack(account, 0, 0, 0.1)
+    tried = account.congestion.window()
+    ack(account, 1, 1, 0.4)
+    assert account.congestion.window() == tried >= INITIAL_BYTES
+    ack(account, 2, 3, 0.4, answered=3)
+    ack(account, 3, 3, 0.4)
+    account.dialled(0.4, 0.4)
+    assert account.congestion.window() < INITIAL_BYTES
+
+
 def test_a_full_line_halves_the_bound_down_to_a_floor() -> None:
     congestion = Congestion(PayloadSize(10))
     windows = [congestion.window()]

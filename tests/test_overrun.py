@@ -1,0 +1,195 @@
+"""Lines whose queue is too short to be seen: what they drop is noticed, and told from what is lost at any pace."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from account import SIZE, shot
+from dropping import DroppingPath
+
+from tcsplitter.overrun import LEAST_SHOTS, MOST_PATIENCE, STUBBORN, Overrun
+
+MBIT = 125_000.0
+RTT, SHOTS = 0.1, 40
+RATE = SHOTS * SIZE / RTT
+seeds = pytest.mark.parametrize("seed", range(3))
+
+
+# --- on a line
+
+
+@seeds
+@pytest.mark.parametrize(("rate", "rtt", "room"), [(46, 0.06, 60_000), (46, 0.06, 30_000), (93, 0.04, 100_000)], ids=str)
+def test_a_short_queue_is_not_overrun(rate: float, rtt: float, room: int, seed: int) -> None:
+    path = DroppingPath(rate * MBIT, rtt, SIZE, room, seed=seed)
+    path.run(2)
+    since, wire = path.now, path.wire
+    path.run(6)
+    carried = path.goodput(since) * 6
+    assert carried > 0.88 * 6 * rate * MBIT
+    assert path.wire - wire < 1.13 * carried
+
+
+@seeds
+@pytest.mark.parametrize("loss", [0.01, 0.03, 0.05])
+def test_what_is_lost_at_any_pace_costs_nothing(loss: float, seed: int) -> None:
+    path = DroppingPath(20 * MBIT, 0.15, SIZE, 375_000, loss, seed)
+    path.run(2)
+    since = path.now
+    path.run(8)
+    assert path.goodput(since) > 0.95 * (1 - loss) * path.rate
+
+
+@seeds
+def test_loss_that_begins_later_costs_a_moment(seed: int) -> None:
+    path = DroppingPath(20 * MBIT, 0.1, SIZE, 250_000, 0.0, seed)
+    path.run(4)
+    path.loss = 0.04
+    path.run(6)
+    since = path.now
+    path.run(6)
+    assert path.goodput(since) > 0.9 * (1 - path.loss) * path.rate
+
+
+def test_a_line_that_gets_faster_is_found_though_it_was_overrun() -> None:
+    path = DroppingPath(46 * MBIT, 0.06, SIZE, 40_000)
+    path.run(4)
+    assert path.congestion.overrun.limit < inf
+    path.rate *= 2
+    path.run(8)
+    since = path.now
+    path.run(4)
+    assert path.goodput(since) > 0.85 * path.rate
+
+
+# --- by hand
+
+
+class Hand:
+    """Rounds of as many shots as the line is thought to take; so many of each are acknowledged late."""
+
+    def __init__(self) -> None:
+        self.overrun = Overrun()
+        self.now = 0.0
+        self.queue = 0.0
+        self.overrun.begin_round(RATE, False, RTT, 0.0, 0.0, 0.0)
+
+    def send(self, late: int, shots: int = SHOTS, tries: bool = False, silent: float = 0.0) -> bool:
+        """One round, and what is said of it; `silent`: for so long it is not asked."""
+        overrun = self.overrun
+        overrun.begin_round(RATE, tries, RTT, self.queue, 0.0, self.now)
+        sent = [shot(number, self.now) for number in range(shots)]
+        for each in sent:
+            overrun.on_sent(each)
+        self.now += RTT
+        overrun.begin_round(RATE, False, RTT, self.queue, 0.0, self.now)
+        for each in sent[late:]:
+            overrun.on_delivered(each, self.now)
+        self.now += 2 * RTT + silent
+        found = overrun.judge(0.0, self.now)
+        for each in sent[:late]:
+            overrun.on_delivered(each, self.now)
+        return found
+
+
+def begun(usual: int = 0) -> Hand:
+    """Some rounds have told what is usual."""
+    hand = Hand()
+    for _ in range(5):
+        assert not hand.send(usual)
+    return hand
+
+
+@pytest.mark.parametrize("usual", [0, 2, 12, 30])
+def test_what_is_usual_is_no_overrun(usual: int) -> None:
+    hand = begun(usual)
+    for _ in range(20):
+        assert not hand.send(usual)
+    assert hand.overrun.limit == inf
+
+
+@pytest.mark.parametrize("usual", [0, 2, 12])
+def test_much_more_than_usual_bounds_the_rate_by_what_must_have_passed(usual: int) -> None:
+    hand = begun(usual)
+    assert hand.send(usual + 20)
+    segments = SIZE / 1_448
+    passed = ((SHOTS - usual - 20) / (SHOTS - usual)) ** (1 / segments)
+    assert hand.overrun.limit == pytest.approx(passed * RATE, rel=0.01)
+
+
+def test_nothing_is_judged_before_anything_is_usual() -> None:
+    hand = Hand()
+    assert not hand.send(SHOTS)
+    assert hand.overrun.limit == inf
+
+
+def test_few_shots_tell_nothing() -> None:
+    hand = begun()
+    assert not hand.send(LEAST_SHOTS - 1, shots=LEAST_SHOTS - 1)
+
+
+def test_who_sends_less_than_the_line_takes_does_not_overrun_it() -> None:
+    hand = begun()
+    assert not hand.send(SHOTS // 2, shots=SHOTS // 2)
+    assert hand.overrun.limit == inf
+
+
+def test_a_queue_that_is_seen_is_left_to_others() -> None:
+    hand = begun()
+    hand.queue = 0.5 * RTT
+    assert not hand.send(SHOTS)
+    assert hand.overrun.limit == inf
+
+
+def test_a_line_that_fell_silent_was_not_overrun() -> None:
+    hand = begun()
+    assert not hand.send(SHOTS, silent=5.0)
+    assert hand.overrun.limit == inf
+
+
+def test_what_was_sent_before_a_reduction_does_not_count_again() -> None:
+    hand = begun()
+    overrun = hand.overrun
+    for _ in range(3):
+        overrun.begin_round(RATE, False, RTT, 0.0, 0.0, hand.now)
+        for number in range(SHOTS):
+            overrun.on_sent(shot(number, hand.now))
+        hand.now += RTT
+    overrun.begin_round(RATE, False, RTT, 0.0, 0.0, hand.now)
+    assert not overrun.judge(0.0, overrun.judge_at)  # where nothing was sent
+    assert overrun.judge(0.0, overrun.judge_at)
+    limit = overrun.limit
+    while overrun.judge_at < inf:
+        assert not overrun.judge(0.0, overrun.judge_at)
+    assert overrun.limit == limit
+
+
+def test_loss_that_stays_though_less_is_sent_becomes_usual_and_gives_the_rate_back() -> None:
+    hand = begun()
+    for number in range(STUBBORN):
+        assert hand.send(25)
+        assert (hand.overrun.limit == inf) == (number == STUBBORN - 1)
+    for _ in range(5):
+        assert not hand.send(25)
+
+
+def test_loss_that_ends_when_less_is_sent_keeps_the_limit() -> None:
+    hand = begun()
+    hand.send(25)
+    limit = hand.overrun.limit
+    for _ in range(5):
+        hand.send(0, shots=SHOTS // 2)
+    assert limit <= hand.overrun.limit < 1.05 * limit
+
+
+def test_a_try_that_lost_makes_the_next_wait_until_one_has_not() -> None:
+    hand = begun()
+    patience = []
+    for _ in range(6):
+        hand.send(25, tries=True)
+        patience.append(hand.overrun.patience)
+    assert patience == [2, 4, 8, 8, 8, 8]
+    assert patience[-1] == MOST_PATIENCE
+    hand.send(0, tries=True)
+    assert hand.overrun.patience == 1
