@@ -108,16 +108,17 @@ class Overrun:
             self._rounds[shot.round - self._judged].in_time += 1
 
     def judge(self, queue_share: float, now: float) -> bool:
-        """Judge the rounds whose time has come: whether one has overrun the line. `queue_share`: the queue by now, of the RTT."""
+        """Judge the rounds whose time has come: whether one has overrun the line. `queue_share`: that of this round by now."""
         overrun = False
         while now >= self.judge_at:
-            done = self._rounds.popleft()
-            self._judged += 1
             # Where no ack has come for as long as that, the line was silent, and shots are late for that.
             timely = now < self.judge_at + self._in_time
+            if timely and queue_share > LONG_QUEUE:
+                break  # perhaps only lost ones have told of it yet
+            done = self._rounds.popleft()
+            self._judged += 1
             self.judge_at = self._rounds[0].ended + self._in_time
-            queue = max(done.queue, queue_share)
-            if timely and done.shots >= LEAST_SHOTS and queue <= LONG_QUEUE and done.began >= self._reduced_at:
+            if timely and done.shots >= LEAST_SHOTS and done.queue <= LONG_QUEUE and done.began >= self._reduced_at:
                 overrun |= self._judge(done, now)
         return overrun
 

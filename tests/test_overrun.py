@@ -142,6 +142,18 @@ def test_a_queue_that_is_seen_is_left_to_others() -> None:
     assert hand.overrun.limit == inf
 
 
+def test_a_queue_that_grows_within_a_round_is_waited_for() -> None:
+    hand = begun()
+    overrun = hand.overrun
+    for number in range(SHOTS):
+        overrun.on_sent(shot(number, hand.now))
+    overrun.begin_round(RATE, False, RTT, 0.0, 0.0, hand.now + RTT)
+    assert not overrun.judge(0.5, overrun.judge_at)
+    overrun.begin_round(RATE, False, RTT, 0.5 * RTT, 0.0, hand.now + 2 * RTT)
+    assert not overrun.judge(0.0, overrun.judge_at)
+    assert overrun.limit == inf
+
+
 def test_a_line_that_fell_silent_was_not_overrun() -> None:
     hand = begun()
     assert not hand.send(SHOTS, silent=5.0)
