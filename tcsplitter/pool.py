@@ -17,7 +17,7 @@ GROWTH = 4
 SLOW_RTTS, SLOW_SECONDS = 3.0, 0.25
 """A dial that takes longer than the larger of these is raced by another."""
 MANY_SLOW = MAX_DIALING // 4
-"""So many slow dials are raced by no more than one at a time."""
+"""So many slow dials, of which none was overtaken by one that was answered, are raced by no more than one at a time."""
 RACED = 2
 """Slow dials may raise the number of sockets to so many times the ceiling."""
 ABANDON_RTTS, ABANDON_SECONDS = 30.0, 10.0
@@ -80,6 +80,8 @@ class Pool:
         self._ramp = ramp
         self._began_at = now
         self._dialing: dict[Carrier, float] = {}
+        self._answered_from = -inf
+        """When the youngest dial that was answered began: those before it were lost on their way, the target is there."""
         self._failures = 0
         self.failed_at = -inf
         """When a dial, or a connection, last failed."""
@@ -105,7 +107,7 @@ class Pool:
         missing = max(self._floor(now), min(want, self._burst)) - idle - young
         if missing <= 0 or now < self._not_before:
             return 0
-        if self._failures or len(self._dialing) - young >= MANY_SLOW:
+        if self._failures or (len(self._dialing) - young >= MANY_SLOW and self._silent() - young >= MANY_SLOW):
             missing = 0 if young else 1
         ceiling, total = self._burst or self._conns, alive + young
         possible = min(missing, ceiling - total, RACED * ceiling - alive - len(self._dialing), self._budget.left(now))
@@ -123,6 +125,15 @@ class Pool:
                 break
             old += 1
         return len(self._dialing) - old
+
+    def _silent(self) -> int:
+        """Dials under way that began after all that were answered."""
+        count = 0
+        for began in reversed(self._dialing.values()):
+            if began <= self._answered_from:
+                break
+            count += 1
+        return count
 
     def _floor(self, now: float) -> int:
         """Idle carriers to be kept whether anyone wants them or not."""
@@ -150,6 +161,7 @@ class Pool:
 
     def connected(self, carrier: Carrier) -> None:
         """A dial succeeded."""
+        self._answered_from = max(self._answered_from, self._dialing.get(carrier, -inf))
         self._ended(carrier)
         if not self.cut_off:
             self._failures = 0

@@ -74,6 +74,17 @@ def test_an_address_that_does_not_answer_leaves_dials_to_the_other_pools() -> No
     assert other.dials_due(0, 0, 100, RTT, now) == 64
 
 
+def test_slow_dials_that_others_have_overtaken_hold_nothing_back() -> None:
+    pool = make(conns=64, burst=1_000)
+    slow = dial(pool, 2 * MANY_SLOW, NOW)
+    later = NOW + SLOW_SECONDS
+    assert pool.dials_due(0, 0, 100, RTT, later) == 1
+    quick = dial(pool, 1, later)
+    settle(pool, quick)
+    assert pool.dials_due(1, 1, 100, RTT, later + SLOW_SECONDS) > MANY_SLOW
+    settle(pool, slow)
+
+
 def settle(pool: Pool, carriers: list[Carrier]) -> None:
     for carrier in carriers:
         pool.connected(carrier)
