@@ -203,16 +203,18 @@ class ClientEnd:
     # ------------------------------------------------------------------------------ carrier side
 
     def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
+        attempt = self._attempts.get(carrier)
+        if attempt is None:
+            self._failing_since = inf
+            if not self._dialling.connected(carrier, self.session.recovery.rtt, now):
+                self._reset(carrier)
+                return
         self.session.recovery.dialled(dial_seconds, now)
         carrier.dial_seconds = dial_seconds
-        attempt = self._attempts.get(carrier)
         if attempt is not None:
             attempt.connected = True
             self.outbox.actions.append((Op.WRITE, carrier, attempt.initiator.message))
-            return
-        self._dialling.connected(carrier)
-        self._failing_since = inf
-        if self.session.keys.can_seal:
+        elif self.session.keys.can_seal:
             self.session.hello(carrier, self._dialling.idle_for(carrier), now)
         else:
             self._waiting[carrier] = None

@@ -31,9 +31,13 @@ class Dialling:
         budget = DialBudget(now, len(pools))
         self._pools = {kind: Pool(size, burst, idle, budget, random, now, after) for kind, (size, burst) in pools.items()}
 
-    def connected(self, carrier: Carrier) -> None:
-        """A dial succeeded."""
-        self._pools[carrier.kind].connected(carrier)
+    def connected(self, carrier: Carrier, rtt: float, now: float) -> bool:
+        """A dial succeeded: whether the connection is of use. Where the SYN was lost the kernels take the second until it came
+        again for the RTT, and what is lost comes again that much later; another was dialled in its place long ago."""
+        pool = self._pools[carrier.kind]
+        came_again = pool.came_again(carrier, rtt, now)
+        pool.connected(carrier)
+        return not came_again
 
     def failed(self, carrier: Carrier, now: float) -> None:
         """A dial failed."""

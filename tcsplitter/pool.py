@@ -167,6 +167,11 @@ class Pool:
             self._failures = 0
             self._not_before = -inf
 
+    def came_again(self, carrier: Carrier, rtt: float, now: float) -> bool:
+        """A dial that succeeds now took long, while a younger one did not: its SYN was lost and came again."""
+        began = self._dialing.get(carrier, now)
+        return began < self._answered_from and now - began > max(SLOW_RTTS * rtt, SLOW_SECONDS)
+
     def failed(self, carrier: Carrier, now: float, cut_off: bool = False) -> None:
         """A dial failed, or was given up: wait before the next one, longer each time. Those of one moment count as one.
 

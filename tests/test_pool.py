@@ -85,6 +85,17 @@ def test_slow_dials_that_others_have_overtaken_hold_nothing_back() -> None:
     settle(pool, slow)
 
 
+def test_a_dial_that_was_lost_and_came_again_is_known_by_those_that_overtook_it() -> None:
+    pool = make()
+    (lost,), later = dial(pool), NOW + 2 * SLOW_SECONDS
+    assert not pool.came_again(lost, RTT, later)
+    (quick,) = dial(pool, 1, later)
+    assert not pool.came_again(quick, RTT, later + RTT)
+    settle(pool, [quick])
+    assert pool.came_again(lost, RTT, later + RTT)
+    assert not pool.came_again(lost, 1.0, later + RTT)
+
+
 def settle(pool: Pool, carriers: list[Carrier]) -> None:
     for carrier in carriers:
         pool.connected(carrier)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from simulator import Connection, Line, Network, Plan
 
 from tcsplitter import keyring
+from tcsplitter.carrier import Carrier
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.server_end import LINGER_WITHOUT_STREAMS, QUIET_SECONDS, ServerConfig
@@ -54,6 +56,22 @@ def test_the_same_seed_gives_the_same_run() -> None:
         net.run(net.done, 120)
         traces.append((net.now, net.steps, net.dials, net.client.session.counters.as_dict()))
     assert traces[0] == traces[1]
+
+
+def test_connections_whose_syn_was_lost_are_left_alone() -> None:
+    net = start(Line(dial_late=0.2, rate=1_000_000), sizes=(4_000_000, 0))
+    used: list[float] = []
+    adopt = net.client.session.carriers.adopt
+
+    def note(carrier: Carrier, *words: Any) -> None:
+        used.append(carrier.dial_seconds)
+        adopt(carrier, *words)
+
+    net.client.session.carriers.adopt = note  # type: ignore[assignment, method-assign]
+    net.run(net.done, 60)
+    net.verify()
+    assert len(used) > 100
+    assert max(used) < 1.0
 
 
 def test_a_restarted_server_resets_all_streams_soon() -> None:
