@@ -1,4 +1,5 @@
 from tcsplitter.cap cimport Cap
+from tcsplitter.overrun cimport Overrun
 from tcsplitter.payload cimport PayloadSize
 from tcsplitter.shots cimport SentShot
 
@@ -6,6 +7,7 @@ from tcsplitter.shots cimport SentShot
 cdef class Congestion:
     cdef public PayloadSize size
     cdef public Cap cap
+    cdef public Overrun overrun
     cdef public bint polite
     cdef public double rate, min_rtt, rtt, queue, jitter, opens_at
     cdef public long long rounds
@@ -28,7 +30,7 @@ cdef class Congestion:
     cdef long long _round_delivered
 
     cpdef sample_rtt(self, double seconds, long long size, double now)
-    cdef _count_long(self, double queue)
+    cdef _count_long(self, double queue, bint dialled)
     cpdef on_sent(self, SentShot shot, long long under_way)
     cpdef on_limited(self, long long under_way)
     cpdef on_delivered(self, SentShot shot, double now)
@@ -36,6 +38,7 @@ cdef class Congestion:
     cpdef double rate_at(self, double now)
     cdef _set_pace(self, double now)
     cdef _keep_rate(self, double rate, double now)
+    cdef _heed_overrun(self, double now)
     cdef _choose_size(self, double now)
     cdef _end_round(self, bint limited, double now)
     cdef _bound_rate(self, bint stands, double now)

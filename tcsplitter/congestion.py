@@ -187,7 +187,7 @@ class Congestion:
         shot.delivered_at = self._delivered_at
         shot.first_sent_at = self._first_sent_at
         shot.limited = self._delivered <= self._limited_until
-        if 2 * shot.size > self.size:
+        if 2 * shot.size > self.size.bytes:
             self.overrun.on_sent(shot)
         if self.rate and not self.is_short:
             free_at = max(self.opens_at, now - max(BURST_SHARE * self.rtt, BURST_SECONDS)) + shot.size / self._pace
@@ -209,7 +209,7 @@ class Congestion:
         if rate >= self.rate or not shot.limited:
             self._most_delivered = max(self._most_delivered, self._delivered - shot.delivered)
             self._keep_rate(rate, now)
-        if 2 * shot.size > self.size:
+        if 2 * shot.size > self.size.bytes:
             self.overrun.on_delivered(shot, now)
         if now >= self._round_at:
             self._end_round(shot.limited, now)
@@ -283,6 +283,7 @@ class Congestion:
         """Go by what the line took if more was sent."""
         if self.overrun.judge(self._round_rtt / self.rtt - 1.0, now):
             self.rate = self._round_rate = min(self.rate, self.overrun.limit)
+            self._untried = False
             if self._startup:
                 self._end_startup()
 

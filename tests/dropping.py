@@ -10,6 +10,7 @@ from functools import partial
 from account import ack, shot
 
 from tcsplitter.congestion import Congestion
+from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import Recovery
 
 SEGMENT, SYN = 1_448, 60
@@ -35,7 +36,7 @@ class DroppingPath:
         """Bytes of all segments that were sent."""
         self.arrived: list[tuple[float, int]] = [(0.0, 0)]
         """When shots were acknowledged, and bytes up to then."""
-        self.account = Recovery(size)
+        self.account = Recovery(PayloadSize(size))
         self.account.dialled(rtt, 0.0)
         self._random = random.Random(seed)
         self._free = 0.0

@@ -1,0 +1,24 @@
+from tcsplitter.shots cimport SentShot
+
+
+cdef class Round:
+    cdef public double began, ended, queue, rate
+    cdef public bint tries
+    cdef public long long bytes, in_time, shots
+
+
+cdef class Overrun:
+    cdef public double judge_at, limit
+    cdef public int patience
+    cdef object _rounds
+    cdef long long _judged
+    cdef double _in_time, _limit_before, _quickest, _reduced_at, _share_before, _usual_late, _usual_shots
+    cdef int _reductions
+
+    cpdef begin_round(self, double rate, bint tries, double rtt, double queue, double jitter, double now)
+    cpdef on_sent(self, SentShot shot)
+    cpdef on_delivered(self, SentShot shot, double now)
+    cpdef bint judge(self, double queue_share, double now)
+    cdef bint _judge(self, Round done, double now)
+    cdef _note_usual(self, Round done, long long late, double sent)
+    cdef _reduce(self, Round done, double share, double usual, double sent, double now)
