@@ -18,8 +18,6 @@ LEAST_AHEAD, MOST_AHEAD, RAISE, FALL = 1.25, 4.0, 1.25, 0.99
 STARTUP_AHEAD = 4
 """While the rate is being looked for, so many times what waits and is under way is wished for, and at most so many times what
 the line may take."""
-
-
 OPENING_BYTES, OPENING_RTTS, MAX_OPENING = 65_536, 2.0, 16
 """A client that has opened a stream will soon want carriers for a first window, in either direction: it asks for them at once,
 for so long, and for no more than so many of all streams together."""
@@ -30,13 +28,16 @@ class Demand:
 
     def __init__(self, client: bool, congestion: Congestion, streams: StreamTable) -> None:
         self._client = client
-        self._fresh = 0
         self._turns = CLIENT_TURNS if client else SERVER_TURNS
         self._congestion = congestion
         self._streams = streams
         self._sending = streams.shared.sending
         self._opened = 0
+        """Streams there had been when it was looked at last."""
         self._opened_at = -inf
+        """When there was a new one."""
+        self._fresh = 0
+        """How many were new then."""
         self._ahead = LEAST_AHEAD
         self._starved = False
         self._round = 0

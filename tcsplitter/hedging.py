@@ -1,7 +1,8 @@
 """Twins: what is late, or likely to be, goes again on another carrier with a number of its own; the copy that comes first counts.
 
 Small shots of streams that are not busy are watched one by one: their ack is due within little more than an RTT. The others are
-twinned when they are later than most and younger ones have arrived, so that a full line, where all is late, breeds none.
+twinned when they are later than most: at once, and again, while nothing else needs the line; else only if younger ones have
+arrived, so that a full line, where all is late, breeds none.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ SMALL_SHARE, LARGE_SHARE = 0.05, 0.03
 more, as its window bears what is late."""
 SMALL_RATE, SMALL_BURST = 8_000, 16_000
 """To those of small shots so many bytes a second besides, and at most so many at once."""
+LARGE_BURST = 65_536
+"""To those of the others at most so many bytes at once."""
 MOST_SPARE = 2
 """Twins of a larger shot at once, where the line needs more than one and nothing else needs the line."""
-LARGE_BURST = 65_536
-"""The same of the others."""
 
 
 class Allowance:

@@ -52,8 +52,7 @@ def start_connect(target: Target, quick_ack: bool = True, mtu: int = 0) -> Socke
     sock = SocketType(family, _NON_BLOCKING, IPPROTO_TCP)
     try:
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        if mtu:
-            _limit_segments(sock, mtu)
+        _limit_segments(sock, mtu)
         if not quick_ack:
             sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
         code = sock.connect_ex(sockaddr)
