@@ -195,16 +195,28 @@ class Pool:
     def too_slow(self, rtt: float, now: float) -> list[Carrier]:
         """Dials to be given up."""
         limit = now - max(ABANDON_RTTS * rtt, ABANDON_SECONDS)
-        return [carrier for carrier, began in self._dialing.items() if began <= limit]
+        slow: list[Carrier] = []
+        for carrier, began in self._dialing.items():
+            if began > limit:
+                break
+            slow.append(carrier)
+        return slow
 
     def deadline(self, rtt: float, now: float) -> float:
         """When `dials_due` or `too_slow` may say something new though nothing happened."""
         slow, abandon = max(SLOW_RTTS * rtt, SLOW_SECONDS), max(ABANDON_RTTS * rtt, ABANDON_SECONDS)
-        times = [t for began in self._dialing.values() for t in (began + slow, began + abandon)]
-        times += [self._not_before, self._next_step(now)]
-        if self._held_back:
-            times.append(self._round_at + rtt)
-        return min((t for t in times if t > now), default=inf)
+        by = step if (step := self._next_step(now)) > now else inf
+        if now < self._not_before < by:
+            by = self._not_before
+        if self._held_back and now < self._round_at + rtt < by:
+            by = self._round_at + rtt
+        # In the order in which they began: the first one that has a time before it has the first such time.
+        for after in (slow, abandon):
+            for began in self._dialing.values():
+                if began + after > now:
+                    by = min(by, began + after)
+                    break
+        return by
 
     def _next_step(self, now: float) -> float:
         """When the ramp allows one more."""
