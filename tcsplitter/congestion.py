@@ -187,7 +187,8 @@ class Congestion:
         shot.delivered_at = self._delivered_at
         shot.first_sent_at = self._first_sent_at
         shot.limited = self._delivered <= self._limited_until
-        if 2 * shot.size > self.size.bytes:
+        # Payloads of several round trips take one more or less for other reasons than loss.
+        if 2 * shot.size > self.size.bytes and self.size.flights == 1:
             self.overrun.on_sent(shot)
         if self.rate and not self.is_short:
             free_at = max(self.opens_at, now - max(BURST_SHARE * self.rtt, BURST_SECONDS)) + shot.size / self._pace
@@ -209,7 +210,7 @@ class Congestion:
         if rate >= self.rate or not shot.limited:
             self._most_delivered = max(self._most_delivered, self._delivered - shot.delivered)
             self._keep_rate(rate, now)
-        if 2 * shot.size > self.size.bytes:
+        if shot.round >= 0:
             self.overrun.on_delivered(shot, now)
         if now >= self._round_at:
             self._end_round(shot.limited, now)
@@ -314,6 +315,7 @@ class Congestion:
         arrived = (self._delivered - self._round_delivered) * self.rtt / max(now - self._round_began, self.rtt)
         if self.size.follow(self.rate * self.rtt, arrived):
             self._ceiling = min(self._ceiling, PROBE_GAIN * self.rate)
+            self.overrun.limit = inf
             self._untried = True
             if self._startup:
                 self._end_startup()
