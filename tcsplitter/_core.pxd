@@ -34,8 +34,8 @@ cdef class ShotReader:
     cdef bint _ended
     cdef bint _failed
 
-    cpdef list feed(self, bytes data)
-    cdef list _cut(self, bytes data)
+    cpdef list feed(self, bytes data, Py_ssize_t skip=?)
+    cdef list _cut(self, bytes data, Py_ssize_t at)
     cdef Py_ssize_t _complete(self, const unsigned char* data, Py_ssize_t count, list records) except -1
     cdef int _keep(self, const unsigned char* data, Py_ssize_t count) except -1
     cdef tuple _record(self, bytes shot)

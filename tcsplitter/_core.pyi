@@ -67,8 +67,9 @@ class ShotReader:
     """
 
     def __init__(self, expect_hello: bool = False) -> None: ...
-    def feed(self, data: bytes) -> list[Record]:
-        """Take what was read; return the shots that are now whole. A single whole shot is returned without a copy."""
+    def feed(self, data: bytes, skip: int = 0) -> list[Record]:
+        """Take what was read, but for its first `skip` bytes; return the shots that are now whole. A single whole shot is
+        returned without a copy."""
     @property
     def pending(self) -> int:
         """Bytes kept of a shot that is not whole."""
@@ -110,8 +111,9 @@ class ShotWriter:
     def parity(self, index: int, data: int, parity: int, numbers: list[int], block: bytes) -> None:
         """Block `index` of `parity` over the shots of `data` numbers, which rise. Nothing else goes into this body; it is sealed
         with PARITY."""
-    def seal(self, aead: Aead, flags: int, epoch: int, number: int) -> bytes:
-        """Seal the body: the shot as it goes on the wire. The body is gone after that. `flags` is 0 or FINAL."""
+    def seal(self, aead: Aead, flags: int, epoch: int, number: int, before: bytes = b"") -> bytes:
+        """Seal the body: the shot as it goes on the wire, behind what goes `before` it, which is not sealed. The body is gone
+        after that. `flags` is 0 or FINAL."""
 
 def seal_hello(aead: Aead, epoch: int, number: int, kind: int, rtt_us: int) -> bytes:
     """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 is cut to that.

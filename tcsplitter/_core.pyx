@@ -413,23 +413,26 @@ cdef class ShotWriter:
         self._finish()
         self._is_parity = True
 
-    def seal(self, aead, flags, epoch, number):
-        """Seal the body: the shot as it goes on the wire. The body is gone after that."""
+    def seal(self, aead, flags, epoch, number, bytes before not None=b""):
+        """Seal the body: the shot as it goes on the wire, behind what goes `before` it. The body is gone after that."""
         if self.size == 0:
             raise LocalProtocolError("there is no body to be sealed")
         if flags not in (0, FINAL):
             raise LocalProtocolError(f"flags {flags:#x}: those of a body's kind come by themselves")
         if self._is_parity:
             flags |= PARITY
-        cdef bytes shot = _seal(aead, flags, epoch, number, PyMemoryView_FromObject(self._buffer)[:self.size], self.size)
+        cdef object body = PyMemoryView_FromObject(self._buffer)[:self.size]
+        cdef bytes shot = _seal(aead, flags, epoch, number, body, self.size, before)
         self.size = 0
         return shot
 
 
-cdef bytes _seal(object aead, object flags, object epoch, object number, object body, Py_ssize_t size):
-    """Header and sealed body. The tag's size is the cipher's promise, so it is checked."""
+cdef bytes _seal(object aead, object flags, object epoch, object number, object body, Py_ssize_t size, bytes before):
+    """What goes before, header and sealed body. The tag's size is the cipher's promise, so it is checked."""
     cdef uint8_t header[HEADER_SIZE]
-    cdef bytes head, sealed
+    cdef bytes head, sealed, joined
+    cdef Py_ssize_t first = len(before)
+    cdef char* at
     if not 0 <= epoch <= 255 or not 0 <= number <= _MAX_VARINT:
         raise LocalProtocolError(f"epoch {epoch}, number {number}: out of range")
     header[0] = flags
@@ -440,7 +443,12 @@ cdef bytes _seal(object aead, object flags, object epoch, object number, object 
     sealed = aead.encrypt(_NONCE_ZEROS + head[5:], body, head)
     if len(sealed) != size + TAG_SIZE:
         raise LocalProtocolError(f"the cipher made {len(sealed)} bytes of {size}")
-    return head + sealed
+    joined = PyBytes_FromStringAndSize(NULL, first + HEADER_SIZE + len(sealed))
+    at = PyBytes_AS_STRING(joined)
+    memcpy(at, PyBytes_AS_STRING(before), first)
+    memcpy(at + first, header, HEADER_SIZE)
+    memcpy(at + first + HEADER_SIZE, PyBytes_AS_STRING(sealed), len(sealed))
+    return joined
 
 
 def seal_hello(aead, epoch, number, kind, rtt_us):
@@ -450,7 +458,7 @@ def seal_hello(aead, epoch, number, kind, rtt_us):
         raise LocalProtocolError(f"no hello: kind {kind}, RTT {rtt_us}")
     body[0] = kind
     _store(body + 1, min(rtt_us, 0xffffffff), 4)
-    return _seal(aead, HELLO, epoch, number, PyBytes_FromStringAndSize(<char*> body, _HELLO_SIZE), _HELLO_SIZE)
+    return _seal(aead, HELLO, epoch, number, PyBytes_FromStringAndSize(<char*> body, _HELLO_SIZE), _HELLO_SIZE, b"")
 
 
 # --- Fec ------------------------------------------------------------------------------------------------------------------
@@ -472,12 +480,13 @@ cdef class ShotReader:
         self._partial = bytearray()
         self._expect_hello = expect_hello
 
-    cpdef list feed(self, bytes data):
-        """Take what was read; return the shots that are now whole. RemoteProtocolError once and for good."""
+    cpdef list feed(self, bytes data, Py_ssize_t skip=0):
+        """Take what was read, but for its first `skip` bytes; return the shots that are now whole. RemoteProtocolError once and
+        for good."""
         if self._failed:
             raise RemoteProtocolError("this carrier has already broken the protocol")
         try:
-            return self._cut(data)
+            return self._cut(data, skip)
         except BaseException:
             self._failed = True
             self._partial = bytearray()
@@ -488,12 +497,12 @@ cdef class ShotReader:
         """Bytes kept of a shot that is not whole."""
         return len(self._partial)
 
-    cdef list _cut(self, bytes data):
+    cdef list _cut(self, bytes data, Py_ssize_t at):
         cdef list records = []
         cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(data)
-        cdef Py_ssize_t at = 0, end = len(data), size
+        cdef Py_ssize_t end = len(data), size
         if len(self._partial):
-            at = self._complete(base, end, records)
+            at += self._complete(base + at, end - at, records)
         while at < end:
             if self._ended:
                 raise RemoteProtocolError("bytes after the shot that was marked as the last one")

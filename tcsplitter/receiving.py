@@ -272,8 +272,7 @@ class Receiver:
         handlers = self._handlers
         for frame in frames:
             kind = frame[0]
-            if kind != ACK:
-                elicits = True
+            elicits |= kind != ACK
             handlers[kind](*frame[1:])
         return elicits
 

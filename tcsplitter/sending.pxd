@@ -46,7 +46,7 @@ cdef class Sender:
     cdef bint _send_twin(self, SentShot shot, Carrier carrier, bint payload=?)
     cdef _finish_due(self)
     cdef bint _send_data(self, Carrier carrier, bint payload=?, bint lost=?)
-    cdef _protect(self, SentShot shot, bytes sealed, bint takes_parity)
+    cdef _protect(self, SentShot shot, bytes data, bint takes_parity)
     cdef bint _takes_parity(self)
     cdef bint _hedge(self, SentShot shot)
     cdef double _others(self, Carrier carrier)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
-from tcsplitter._core import FINAL, ShotWriter, seal_hello
+from tcsplitter._core import FINAL, HEADER_SIZE, TAG_SIZE, ShotWriter, seal_hello
 from tcsplitter.carrier import TRIM_AT, Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.demand import MAX_WANT, Demand
@@ -277,12 +277,12 @@ class Sender:
         if not (chunks or control):
             return True
         self._write_ack(carrier)
-        twin, sealed = self._seal_data(carrier, chunks, control)
+        twin, data = self._seal_data(carrier, chunks, control)
         twin.is_twin = True
         twin.copies = shot.copies = shot.copies or Copies(shot)
         twin.copies.shots.append(twin)
         self._counters.hedges_sent += 1
-        self._counters.hedge_bytes += len(sealed)
+        self._counters.hedge_bytes += len(data)
         return True
 
     def _finish_due(self) -> None:
@@ -306,15 +306,15 @@ class Sender:
             for _ in range(min(len(self._gone), MAX_GONE)):
                 self._writer.gone(self._gone.popleft())
         self._write_ack(carrier)
-        shot, sealed = self._seal_data(carrier, chunks, control)
+        shot, data = self._seal_data(carrier, chunks, control)
         takes_parity = self._takes_parity()
         if shot.size <= SMALL or takes_parity:
-            self._protect(shot, sealed, takes_parity)
+            self._protect(shot, data, takes_parity)
         else:
             self._hedger.mind(shot)
         return True
 
-    def _protect(self, shot: SentShot, sealed: bytes, takes_parity: bool) -> None:
+    def _protect(self, shot: SentShot, data: bytes, takes_parity: bool) -> None:
         """A shot has left: see to it that its coming late, or never, is made up for."""
         sparse = all(self._shared.scheduler.is_sparse(chunk.source) for chunk in shot.chunks)
         twinned = False
@@ -323,6 +323,7 @@ class Sender:
         elif shot.chunks:
             self._hedger.mind(shot)
         if shot.chunks and takes_parity and not twinned:
+            sealed = data[-(HEADER_SIZE + shot.size + TAG_SIZE) :]  # without the hello
             self._stripes.add(shot, sealed, self._others(shot.carrier), sparse, self._now)
 
     def _takes_parity(self) -> bool:
@@ -382,7 +383,7 @@ class Sender:
         self._writer.begin(self.want(), held)
 
     def _seal_data(self, carrier: Carrier, chunks: list[Portion], control: list[ControlFrame]) -> tuple[SentShot, bytes]:
-        """Seal and send the body that was built as a shot that asks for an ack; the shot, and as it went."""
+        """Seal and send the body that was built as a shot that asks for an ack; the shot, and what was written."""
         final = carrier.tx_left == 1 or carrier.rx_final
         carrier.tx_left -= 1
         first = not carrier.sent
@@ -397,14 +398,14 @@ class Sender:
         shot = SentShot(self.next_number, self._now, self._writer.size, carrier, chunks, control)
         carrier.outstanding += shot.size
         self._recovery.on_sent(shot)
-        sealed = self._seal(carrier, final)
-        self._cap.spend(len(sealed), first, self._now)
+        data = self._seal(carrier, final)
+        self._cap.spend(len(data), first, self._now)
         if not final:
             self._carriers.expire(carrier, self._now + self._recovery.give_up_after)
         for chunk in chunks:
             if chunk.source.unsent < self._shared.few_unsent:
                 self._shared.tell(chunk.source)
-        return shot, sealed
+        return shot, data
 
     def _note_payload(self, carrier: Carrier) -> None:
         """The first payload on a carrier."""
@@ -416,7 +417,8 @@ class Sender:
     def _seal(self, carrier: Carrier, final: bool) -> bytes:
         """Seal the body that was built and send it on this end's half, which it completes if `final`."""
         epoch = self._epoch()
-        data = self._writer.seal(epoch.seal, FINAL if final else 0, epoch.number, self._take_number(epoch))
+        greeting, carrier.greeting = carrier.greeting, b""
+        data = self._writer.seal(epoch.seal, FINAL if final else 0, epoch.number, self._take_number(epoch), greeting)
         epoch.volume += len(data)
         self._counters.shots_sent += 1
         self._write(carrier, data)
@@ -437,9 +439,6 @@ class Sender:
         return self.next_number - 1
 
     def _write(self, carrier: Carrier, data: bytes) -> None:
-        if carrier.greeting:
-            data = carrier.greeting + data
-            carrier.greeting = b""
         self._counters.bytes_sent += len(data)
         self._outbox.actions.append((Op.WRITE, carrier, data))
 
@@ -458,7 +457,8 @@ class Sender:
         """Send the hellos that no shot took along."""
         for carrier in self._greeters:
             if carrier.greeting and not carrier.closed:
-                self._write(carrier, b"")
+                self._write(carrier, carrier.greeting)
+                carrier.greeting = b""
         self._greeters.clear()
 
     def given_up(self, carrier: Carrier) -> None:

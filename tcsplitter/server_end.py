@@ -161,9 +161,10 @@ class ServerEnd:
                     self._read_request(carrier, newcomer, now)
                 return
             carrier.reader = ShotReader(expect_hello=True)
-            data = newcomer.received[ID_SIZE:]
-            newcomer.received = b""
-        self._read_hello(carrier, newcomer, newcomer.session, data, now)
+            data, newcomer.received = newcomer.received, b""
+            self._read_hello(carrier, newcomer, newcomer.session, data, ID_SIZE, now)
+        else:
+            self._read_hello(carrier, newcomer, newcomer.session, data, 0, now)
 
     def carrier_eof(self, carrier: Carrier, now: float) -> None:
         newcomer = self._newcomers.get(carrier)
@@ -199,10 +200,10 @@ class ServerEnd:
         self.outbox.note(logging.WARNING, f"refused a connection from {newcomer.host}: {why}", "refused")
         self._newcomers.discard(carrier)
 
-    def _read_hello(self, carrier: Carrier, newcomer: Newcomer, session: Session, data: bytes, now: float) -> None:
-        """A newcomer named a session: it becomes a carrier of it if its hello is genuine."""
+    def _read_hello(self, carrier: Carrier, newcomer: Newcomer, session: Session, data: bytes, skip: int, now: float) -> None:
+        """A newcomer named a session, in the bytes to be skipped: it becomes a carrier of it if its hello is genuine."""
         try:
-            records = carrier.reader.feed(data)
+            records = carrier.reader.feed(data, skip)
         except RemoteProtocolError as error:
             self._refuse(carrier, newcomer, f"its hello is {error}")
             return

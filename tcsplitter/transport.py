@@ -274,7 +274,7 @@ class CarrierSocket(Watched):
             self.dial_failed(_reason(error.errno), now)
             return
         self.fd = self._sock.fileno()
-        self.watch(EVENT_WRITE)
+        self.watch(EVENT_READ | EVENT_WRITE)  # it is readable as well if it failed
 
     def dial_failed(self, reason: str, now: float) -> None:
         """Report it; the dialler may choose another target for the next one."""
@@ -334,7 +334,7 @@ class CarrierSocket(Watched):
     def on_ready(self, events: int, now: float) -> None:
         """Serve the socket."""
         if not self.connected:
-            self._finish_connect(now)
+            self._finish_connect(events & EVENT_READ != 0, now)
             return
         if events & EVENT_WRITE:
             self._write_queue(now)
@@ -347,9 +347,8 @@ class CarrierSocket(Watched):
                 self.watch(self.events & ~EVENT_READ)
                 self.carriers.pause(self)
 
-    def _finish_connect(self, now: float) -> None:
-        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
+    def _finish_connect(self, may_have_failed: bool, now: float) -> None:
+        if may_have_failed and (code := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             self.dial_failed(_reason(code), now)
             return
         self.connected = True
