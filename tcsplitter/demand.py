@@ -18,9 +18,9 @@ LEAST_AHEAD, MOST_AHEAD, RAISE, FALL = 1.25, 4.0, 1.25, 0.99
 STARTUP_AHEAD = 4
 """While the rate is being looked for, so many times what waits and is under way is wished for, and at most so many times what
 the line may take."""
-OPENING_BYTES, OPENING_RTTS, MAX_OPENING = 65_536, 2.0, 16
-"""A client that has opened a stream will soon want carriers for a first window, in either direction: it asks for them at once,
-for so long, and for no more than so many of all streams together."""
+OPENING_BYTES, OPENING_RTTS, MAX_OPENING = 160_000, 2.0, 16
+"""A client that has opened a stream will soon want carriers for this much, in either direction: it asks for them at once, for so
+long, and for no more than so many of all streams together."""
 
 
 class Demand:
