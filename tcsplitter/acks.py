@@ -45,6 +45,11 @@ class Acks:
         if due_at < self.due_at:
             self.due_at = due_at
 
+    @property
+    def any(self) -> bool:
+        """Whether there are numbers that were not reported often enough."""
+        return bool(self._log)
+
     @staticmethod
     def delay(min_rtt: float) -> float:
         """Seconds for which an ack may wait."""

@@ -275,6 +275,13 @@ class CarrierSet:
             self._actions.append((Op.SHUT, carrier, b""))
         self.expire(carrier, now + give_up_after)
 
+    def release(self, carrier: Carrier, now: float) -> None:
+        """A half that was due is idle again without a shot: what was to be said was said elsewhere."""
+        carrier.used_at = now
+        carrier.ack_by = inf
+        carrier.owes_ack = False
+        self.idle[carrier.kind][carrier] = None
+
     def suspend(self, carrier: Carrier) -> None:
         """It is no longer idle: it is used, or due, or not to be trusted for now."""
         self.idle[carrier.kind].pop(carrier, None)

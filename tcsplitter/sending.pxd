@@ -45,6 +45,7 @@ cdef class Sender:
     cdef Carrier _for_twin(self, SentShot shot, bint urgent)
     cdef bint _send_twin(self, SentShot shot, Carrier carrier, bint payload=?)
     cdef _finish_due(self)
+    cdef bint _has_said_all(self)
     cdef bint _send_data(self, Carrier carrier, bint payload=?, bint lost=?)
     cdef _protect(self, SentShot shot, bytes data, bint takes_parity)
     cdef bint _takes_parity(self)

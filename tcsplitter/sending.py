@@ -286,12 +286,19 @@ class Sender:
         return True
 
     def _finish_due(self) -> None:
-        """Use the halves whose time has come: with an ack, or, where the server owes none, by closing."""
+        """Use the halves whose time has come: with an ack, or, where the server owes none, by closing. Those that are used again
+        need not be used now where there is nothing to say."""
         while (carrier := self._carriers.next_due()) is not None and carrier.ack_by <= self._now:
-            if self._config.client or carrier.owes_ack:
+            if self._config.reuse != 1 and not carrier.rx_final and self._has_said_all():
+                self._carriers.release(carrier, self._now)
+            elif self._config.client or carrier.owes_ack:
                 self._send_ack(carrier)
             else:
                 self._carriers.drop(carrier, Op.CLOSE)
+
+    def _has_said_all(self) -> bool:
+        """Whether what came was acknowledged as often as it should be: on short lines, where little is lost, once."""
+        return self._acks.due_at == inf if self._recovery.congestion.is_short else not self._acks.any
 
     # -------------------------------------------------------------------------------------- shots
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from owner import Owner
 from shots import AEAD, seal
 
-from tcsplitter._core import FINAL, HEADER_SIZE, ShotReader
+from tcsplitter._core import FINAL, HEADER_SIZE, ShotReader, ShotWriter
 from tcsplitter.carrier import Action, Carrier, CarrierSet, Op, PeerCarriers
 from tcsplitter.chunks import Control
 from tcsplitter.errors import RemoteProtocolError
@@ -140,6 +140,13 @@ def test_final_was_sent_and_read(client: bool, final_first: str, eof: bool, stat
 
 def final_shot(number: int) -> bytes:
     return seal(bytes(4), FINAL, 0, number)
+
+
+def data_shot(number: int) -> bytes:
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    writer.ping()
+    return writer.seal(AEAD, 0, 0, number)
 
 
 def carrier_of(client: bool, reuse: int = 1) -> tuple[Session, Carrier, Outbox]:
@@ -320,6 +327,22 @@ def test_the_last_data_shot_of_a_half_is_final(client: bool, reuse: int, finals:
         sent = b"".join(data for op, _, data in outbox.take_actions() if op is Op.WRITE)
         found += [record[0] & FINAL for record in reader.feed(sent)]
     assert found == finals
+
+
+@pytest.mark.parametrize(("reuse", "rtt", "shots"), [(0, 0.001, 1), (3, 0.001, 1), (0, 0.1, 3), (1, 0.001, 5), (1, 0.1, 5)])
+def test_halves_that_are_used_again_carry_no_more_acks_than_needed(reuse: int, rtt: float, shots: int) -> None:
+    session, first, outbox = carrier_of(SERVER, reuse)
+    session.recovery.sample_rtt(rtt, NOW)
+    carriers = [first]
+    for _ in range(4):
+        carriers.append(Carrier(Kind.FLING, NOW))
+        session.carriers.adopt(carriers[-1], session, IDLE, NOW)
+    for number, carrier in enumerate(carriers):
+        session.receive(carrier, data_shot(number), NOW)
+    assert ops_of(session, outbox, NOW + 0.1).count(Op.WRITE) == shots
+    if reuse != 1:
+        assert set(session.carriers.idle[Kind.FLING]) == set(carriers)
+        assert session.carriers.next_due() is None
 
 
 # --- out of use
