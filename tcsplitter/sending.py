@@ -409,9 +409,6 @@ class Sender:
         self._cap.spend(len(data), first, self._now)
         if not final:
             self._carriers.expire(carrier, self._now + self._recovery.give_up_after)
-        for chunk in chunks:
-            if chunk.source.unsent < self._shared.few_unsent:
-                self._shared.tell(chunk.source)
         return shot, data
 
     def _note_payload(self, carrier: Carrier) -> None:

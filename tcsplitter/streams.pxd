@@ -15,7 +15,7 @@ cdef class Stream:
     cdef SendBuffer _unsent
     cdef list _resend
     cdef StreamWindow _window
-    cdef bint _fin_cut, _finishing, _opened, _reset_acked, _reset_came
+    cdef bint _fin_cut, _finishing, _opened, _reset_acked, _reset_came, _stopped
 
     cpdef write(self, bytes data)
     cpdef list peek(self, Py_ssize_t limit)

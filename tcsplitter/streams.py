@@ -66,8 +66,8 @@ class Stream:
     __slots__ = (
         "_fin_cut", "_finishing", "_forwarding", "_gate", "_host", "_opened", "_passed",
         "_pending_chunks", "_resend", "_reset_acked", "_reset_came", "_returned", "_send_limit", "_sent",
-        "_shared", "_unsent", "_whole", "_window", "app", "beat_at", "deficit", "id", "incoming", "queue", "reset_code",
-        "sent_reset", "unacknowledged",
+        "_shared", "_stopped", "_unsent", "_whole", "_window", "app", "beat_at", "deficit", "id", "incoming", "queue",
+        "reset_code", "sent_reset", "unacknowledged",
     )  # fmt: skip
 
     def __init__(self, host: Host, stream_id: int, opened: bool) -> None:
@@ -97,6 +97,8 @@ class Stream:
         handling = host.shared.handling
         self._whole = handling.size if _may_lose(handling.retries) and handling.size <= MAX_WHOLE else 0
         """Where payloads may be lost they are not cut further by windows and company: their size, 0 elsewhere."""
+        self._stopped = False
+        """There was no room when this was asked last, so nothing is read from the local program."""
         self._unsent = SendBuffer()
         self._resend: list[Chunk] = []
         self._pending_chunks = 0
@@ -118,7 +120,7 @@ class Stream:
     def room(self) -> int:
         """Bytes that may be read from the local program now: what the windows and the read-ahead leave.
 
-        Where all streams together leave none, this one is told when they do.
+        Where they leave none, this one is told when they do.
         """
         if self._finishing or self.sent_reset is not None:
             return 0
@@ -129,7 +131,10 @@ class Stream:
         if sending.room < max(1, self._whole):
             sending.held[self] = None
         room = max(0, min(ahead, window, sending.room))
-        return room // self._whole * self._whole if self._whole else room
+        if self._whole:
+            room = room // self._whole * self._whole
+        self._stopped = not room
+        return room
 
     def write(self, data: bytes) -> None:
         """Send data that was read from the local program."""
@@ -323,6 +328,8 @@ class Stream:
             most = limit
         data = unsent.take(most if most > 0 else 0)
         sending.took(len(data))
+        if self._stopped and len(unsent) < self._shared.few_unsent:
+            self._shared.tell(self)
         fin = self._finishing and not len(unsent)
         if not data and not fin and self._opened:
             return None

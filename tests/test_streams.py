@@ -170,6 +170,19 @@ def test_pieces_that_wait_for_a_gap_to_be_filled_are_counted() -> None:
     assert rig.end.table.pieces == 0
 
 
+def test_the_local_side_is_told_of_room_only_if_there_was_none() -> None:
+    end = End(client=True)
+    stream = end.table.open()
+    assert stream is not None
+    end.take((STREAM_CREDIT, stream.id, 10 * MAX_UNSENT))
+    for filled in (False, True):
+        stream.write(bytes(stream.room if filled else 1_000))
+        assert (stream.room == 0) is filled
+        end.news.clear()
+        end.shots()
+        assert (stream in end.news) is filled
+
+
 def test_the_local_side_is_told_of_what_it_has_to_look_at() -> None:
     rig = Rig()
     news = rig.end.news
