@@ -34,6 +34,7 @@ COUNTING = (signal.SIGUSR1,)  # asks for the counters
 PACKET_OVERHEAD, PACKET_OVERHEAD_V6 = 52, 72  # bytes of a packet that carry no data: headers of IP and TCP, with time stamps
 SHOT_OVERHEAD = 120  # bytes that a shot adds to one payload, with an ack and the hello in front
 SETTLE_ROUNDS = 32  # of asking the protocol what is next, in one wake
+KEPT_MEMORY = 4_194_304  # bytes that glibc does not give back at once, only to be given them anew in the next wake
 
 
 class Chance(random.Random):
@@ -95,6 +96,7 @@ class Program:
             if self.ready:
                 self.logger.log(logging.INFO, self.ready)
             gc.freeze()  # modules and classes stay for good: to look through them takes milliseconds
+            bytes(KEPT_MEMORY)  # freeing so much at once is what tells it (mallopt(3), M_MMAP_THRESHOLD)
             self.reactor.run()
         finally:
             self._log_counters(logging.DEBUG)
