@@ -106,6 +106,15 @@ def test_never_reads_more_than_there_is_room_for(pieces: list[bytes], room: int)
     harness.close()
 
 
+def test_as_much_as_one_read_takes_is_kept_by_the_kernel_and_a_single_byte_is_news(harness: Harness) -> None:
+    stream = FakeStream()
+    program = harness.join(stream)
+    sock = stream.app._sock
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= endpoints.READ_SIZE
+    program.sendall(b"x")
+    harness.until(lambda: stream.written == b"x")
+
+
 def test_what_the_program_does_not_take_stays_in_the_stream(harness: Harness) -> None:
     stream = FakeStream()
     program = harness.join(stream)
