@@ -312,8 +312,8 @@ class Congestion:
     def _choose_size(self, now: float) -> None:
         """Let payloads follow. If they grow it was their size that held the search back, and it ends, or the line would overflow.
         The rate is bounded, as for a while more is delivered than the line carries: what is half there counts later."""
-        arrived = (self._delivered - self._round_delivered) * self.rtt / max(now - self._round_began, self.rtt)
-        if self.size.follow(self.rate * self.rtt, arrived):
+        arrived = (self._delivered - self._round_delivered) / max(now - self._round_began, self.rtt)
+        if self.size.follow(self.rate, arrived, self.rtt):
             self._ceiling = min(self._ceiling, PROBE_GAIN * self.rate)
             self.overrun.limit = inf
             self._untried = True

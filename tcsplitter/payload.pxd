@@ -6,4 +6,4 @@ cdef class PayloadSize:
     cdef bint _fresh
 
     cpdef int flights_of(self, long long size)
-    cpdef bint follow(self, double capacity, double used)
+    cpdef bint follow(self, double rate, double used, double rtt)

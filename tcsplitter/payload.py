@@ -1,4 +1,5 @@
-"""How much one payload carries: what the user set, or more where the line takes more payloads in an RTT than can be dialled."""
+"""How much one payload carries: what the user set, or more where the line takes more payloads in an RTT than can be dialled, or
+where carriers are used again and the line is fast."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ SMALL = 10_000
 """Bytes of a payload, where the user sets none."""
 LARGE = 43_000
 """Bytes of a payload that has grown: a fresh connection sends three times FIRST_FLIGHT in two round trips."""
+REUSED, REUSED_RATE = 65_536, 32_000_000
+"""The same where carriers are used again without limit: nothing is dialled for a payload, so the larger it is the less it costs.
+At so many bytes per second it holds up a keystroke behind it for 2 ms; on slower lines it does not grow."""
 FIRST_FLIGHT = 14_480
 """Bytes that a fresh connection sends before it waits for an ack: ten segments (RFC 6928), with timestamps."""
 GROW_FROM, SHRINK_BELOW, NEWS = 0.5, 0.25, 0.25
-"""Payloads grow only while so large a share of what they may be small for is sent in an RTT, and shrink below the other; what was
-sent is an average, with this weight for the newest round."""
+"""Payloads grow only while so large a share of what they may be small for is sent, and shrink below the other; what was sent is
+an average, with this weight for the newest round."""
 
 
 class PayloadSize:
@@ -26,7 +30,7 @@ class PayloadSize:
 
     def __init__(self, size: int, most_small: float = inf, fresh: bool = True) -> None:
         """`size`: bytes at the least; `most_small`: bytes that can be sent in an RTT in payloads of that size, infinity where
-        they must not grow; `fresh`: each goes on a connection of its own."""
+        they must not grow; `fresh`: each goes on a connection of its own, else it is bytes in a second."""
         self.bytes = self._least = size
         self._most_small = most_small
         self._fresh = fresh
@@ -38,14 +42,16 @@ class PayloadSize:
         """Round trips that so many bytes take on a connection that doubles in each what it sends (RFC 5681)."""
         return max(1, -(-size // FIRST_FLIGHT)).bit_length() if self._fresh else 1
 
-    def follow(self, capacity: float, used: float) -> bool:
-        """A round is over: the line would carry so many bytes in an RTT, and so many arrived. Whether payloads have grown."""
+    def follow(self, rate: float, used: float, rtt: float) -> bool:
+        """A round is over: the line would carry so many bytes in a second, and so many arrived. Whether payloads have grown whose
+        size has bounded the rate till then."""
         before = self.bytes
-        self._used += NEWS * (used - self._used)
-        if capacity > self._most_small and self._used > GROW_FROM * self._most_small:
-            self.bytes = max(self._least, LARGE)
+        span = rtt if self._fresh else 1.0
+        self._used += NEWS * (used * span - self._used)
+        if rate * span > self._most_small and self._used > GROW_FROM * self._most_small:
+            self.bytes = max(self._least, LARGE if self._fresh else REUSED)
         elif self._used < SHRINK_BELOW * self._most_small:
             self.bytes = self._least
         if self.bytes != before:
             self.flights = self.flights_of(self.bytes)
-        return self.bytes > before
+        return self._fresh and self.bytes > before

@@ -16,6 +16,7 @@ from tcsplitter.hedging import Hedger
 from tcsplitter.lateness import SMALL
 from tcsplitter.modes import MODES, RESERVE, Kind, Mode
 from tcsplitter.parity import Stripes
+from tcsplitter.payload import REUSED_RATE
 from tcsplitter.pool import MAX_DIALING
 from tcsplitter.routes import Routes
 from tcsplitter.shared import Handling
@@ -61,12 +62,14 @@ class SessionConfig:
 
     @property
     def most_small(self) -> float:
-        """Bytes that can leave in an RTT in payloads that have not grown, as far as carriers for them can be dialled; infinity
-        where the user set their size, or anything that counts payloads."""
+        """Bytes that can leave in an RTT in payloads that have not grown, as far as carriers for them can be dialled, or where
+        these are used again without limit in a second; infinity where the user set their size or what counts payloads."""
         handling = self.handling
         counted = handling.tock or handling.playout.beat or handling.fec.data or not handling.retries.resend
-        if counted or self.fixed or self.datagrams or self.reuse != 1 or not handling.grows:
+        if counted or self.fixed or self.datagrams or self.reuse > 1 or not handling.grows:
             return inf
+        if not self.reuse:
+            return REUSED_RATE
         return DIAL_SHARE * MAX_DIALING // len(self.mode.pools) * handling.size
 
 

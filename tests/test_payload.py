@@ -13,7 +13,7 @@ from simulator import Line, Network, Plan
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.modes import MODES
 from tcsplitter.options import Address, ClientOptions, Fec, Playout, Retries
-from tcsplitter.payload import FIRST_FLIGHT, GROW_FROM, LARGE, SHRINK_BELOW, SMALL, PayloadSize
+from tcsplitter.payload import FIRST_FLIGHT, GROW_FROM, LARGE, REUSED, REUSED_RATE, SHRINK_BELOW, SMALL, PayloadSize
 from tcsplitter.pool import MAX_DIALING
 from tcsplitter.program import handling_of
 from tcsplitter.sending import DIAL_SHARE, SessionConfig
@@ -21,6 +21,7 @@ from tcsplitter.server_end import ServerConfig
 from tcsplitter.shared import MAX_UNSENT, MOST_UNSENT, Handling, Shared
 
 MOST = 1_000_000.0
+RTT = 0.125
 MBIT = 125_000.0
 SHOT_OVERHEAD = 200
 """Bytes that a hello, a shot's header and its frames have at the most, but for long acks."""
@@ -29,12 +30,13 @@ KEYS = {"": bytes(32)}
 amounts = st.floats(0, 4 * MOST)
 
 
-def fed(size: PayloadSize, rounds: list[tuple[float, float]]) -> list[int]:
-    """What it was after each round of so much capacity and use."""
+def fed(size: PayloadSize, rounds: list[tuple[float, float]], fresh: bool = True) -> list[int]:
+    """What it was after each round of so much capacity and use in an RTT, or where connections are used again in a second."""
     seen = []
     for capacity, used in rounds:
         before = size.bytes
-        assert size.follow(capacity, used) == (size.bytes > before)
+        span = RTT if fresh else 1.0
+        assert size.follow(capacity / span, used / span, RTT) == (fresh and size.bytes > before)
         assert size.flights == size.flights_of(size.bytes)
         seen.append(size.bytes)
     return seen
@@ -100,6 +102,14 @@ def test_a_rate_of_before_alone_makes_none_grow() -> None:
     assert changes(fed(PayloadSize(SMALL, MOST), [(4 * MOST, 0.9 * GROW_FROM * MOST)] * 100)) == 0
 
 
+def test_where_connections_are_used_again_they_grow_on_a_fast_line_and_bound_no_rate_by_that() -> None:
+    size = PayloadSize(SMALL, REUSED_RATE, fresh=False)
+    assert fed(size, [(0.9 * REUSED_RATE, 0.9 * REUSED_RATE)] * 100, fresh=False)[-1] == SMALL
+    assert fed(size, [(1.1 * REUSED_RATE, 1.1 * REUSED_RATE)] * 10, fresh=False)[-1] == REUSED
+    assert size.flights == 1
+    assert fed(size, [(1.1 * REUSED_RATE, 0.0)] * 30, fresh=False)[-1] == SMALL
+
+
 def test_all_that_share_a_size_see_it_change() -> None:
     size = PayloadSize(SMALL, MOST)
     shared = Shared(Handling(), size, {}, lambda: None)
@@ -131,12 +141,17 @@ def test_they_may_grow_before_dials_run_out(mode: Any) -> None:
         {"handling": GROWING, "fixed": True},
         {"handling": GROWING, "datagrams": True},
         {"handling": GROWING, "reuse": 2},
-        {"handling": GROWING, "reuse": 0},
+        {"handling": GROWING, "reuse": 0, "fixed": True},
+        {"handling": Handling(), "reuse": 0},
     ],
     ids=str,
 )
 def test_what_counts_payloads_keeps_them_as_they_are(setting: dict[str, Any]) -> None:
     assert SessionConfig(client=True, **setting).most_small == inf
+
+
+def test_where_connections_are_used_without_limit_the_rate_decides() -> None:
+    assert SessionConfig(client=True, handling=GROWING, reuse=0).most_small == REUSED_RATE
 
 
 @pytest.mark.parametrize(
