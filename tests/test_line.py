@@ -129,11 +129,15 @@ def test_each_way_has_its_delay(kind: Kind) -> None:
             assert median(delays) == pytest.approx(delay, abs=0.001)
         ours, theirs = connect(line)
         with ours, theirs:
-            start = time.monotonic()
-            ours.sendall(b"ping")
-            theirs.sendall(theirs.recv(4))
-            assert ours.recv(4) == b"ping"
-            assert time.monotonic() - start == pytest.approx(0.042, abs=0.003)
+            times = []
+            for _ in range(5):
+                start = time.monotonic()
+                ours.sendall(b"ping")
+                theirs.sendall(theirs.recv(4))
+                assert ours.recv(4) == b"ping"
+                times.append(time.monotonic() - start)
+            assert min(times) >= 0.042
+            assert median(times) == pytest.approx(0.042, abs=0.003)
 
 
 @needs_root
@@ -159,7 +163,9 @@ def test_jitter_that_keeps_the_order_lets_none_overtake() -> None:
         sparse = cross(line, 30, gap=0.021)
         dense = cross(line, 500, gap=0.0005)
     assert [number for number, _, _ in dense] == list(range(500))
-    assert all(0.010 <= delay < 0.032 for _, delay, _ in dense)
+    delays = sorted(delay for _, delay, _ in dense)
+    assert delays[0] >= 0.010
+    assert delays[-20] < 0.032  # what else the machine does may delay a few
     assert max(delay for _, delay, _ in sparse) - min(delay for _, delay, _ in sparse) > 0.010
 
 
