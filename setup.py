@@ -35,14 +35,19 @@ def compiled(name: str) -> Extension:
     )
 
 
+def translated(names: list[str], **directives: bool) -> list[Extension]:
+    """These modules as C; cythonize follows the files that they include."""
+    # The C is a by-product and differs by kind: beside the sources it would be shipped, or taken for the other kind's.
+    build_dir = "build/cython-debug" if debug else "build/cython"
+    # Annotations are for people and mypy: an int of theirs has no bounds, and a float may be an int.
+    directives |= {"annotation_typing": False, "auto_pickle": False, "linetrace": debug}
+    return cythonize([compiled(name) for name in names], build_dir=build_dir, compiler_directives=directives)
+
+
+session = sorted(path.stem for path in Path("tcsplitter").glob("*.pxd") if path.stem != "_core")
+
 setup(
-    # cythonize follows the files that these include.
-    ext_modules=cythonize(
-        [compiled(path.stem) for path in sorted(Path("tcsplitter").glob("*.pxd"))],
-        # The C is a by-product and differs by kind: beside the sources it would be shipped, or taken for the other kind's.
-        build_dir="build/cython-debug" if debug else "build/cython",
-        # Annotations are for people and mypy: an int of theirs has no bounds, and a float may be an int.
-        compiler_directives={"annotation_typing": False, "auto_pickle": False, "boundscheck": debug, "linetrace": debug},
-    ),
+    # The core checks all bounds itself, before it reads. The session is Python, where a mistake is an exception and no crash.
+    ext_modules=translated(["_core"], boundscheck=debug) + translated(session, boundscheck=True, nonecheck=True),
     options={"build_ext": {"parallel": os.cpu_count()}},
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-import random
-from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from math import inf, log2
 
@@ -12,6 +10,7 @@ import pytest
 from account import SIZE, ack, make, shot
 from hypothesis import given
 from hypothesis import strategies as st
+from paced_end import PacedEnd
 
 from tcsplitter.congestion import (
     DEFAULT_RTT,
@@ -32,62 +31,36 @@ from tcsplitter.recovery import Recovery
 MBIT = 125_000.0
 
 
-class Path:
-    """A line with an endless queue, and an end that sends whatever pace and bound allow, each shot on a connection of its own.
+class Path(PacedEnd):
+    """A line with an endless queue.
 
     Whenever a shot leaves a connection is dialled, behind it in the queue. Shots and dials take an RTT besides, more or less by
     up to `jitter` of it, and what others put into the queue. Where connections are `fresh` a shot takes what slow start does.
     """
 
     def __init__(self, rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1, fresh: bool = False) -> None:
-        self.rate = rate
-        self.rtt = rtt
-        self.size = size
+        super().__init__(rate, rtt, size, seed, fresh)
         self.offered = inf
         """Bytes per second that the program has to send."""
         self.carriers = inf
         """Shots that may be under way."""
         self.foreign = 0.0
         """Seconds that others' packets stand in the queue."""
-        self.now = 0.0
         self.queues: list[tuple[float, float]] = []
         """When a shot left, and the time that its packets had to wait for those before."""
-        self.arrived: list[tuple[float, int]] = [(0.0, 0)]
-        """When, and bytes up to then."""
-        self.account = Recovery(PayloadSize(size, fresh=fresh))
-        self.account.dialled(rtt, 0.0)
         self._jitter = jitter
-        self._random = random.Random(seed)
-        self._free = 0.0
-        self._sent = 0
         self._since = 0.0
         self._sent_since = 0
-        self._events: list[tuple[float, int, Callable[[], object]]] = []
-        self._serial = 0
-
-    @property
-    def congestion(self) -> Congestion:
-        return self.account.congestion
 
     def offer(self, rate: float) -> None:
         """From now on the program writes so many bytes per second."""
         self.offered, self._since, self._sent_since = rate, self.now, 0
 
-    def run(self, seconds: float) -> None:
-        until = self.now + seconds
-        while self.now < until:
-            self._send()
-            times = [until]
-            if self._events:
-                times.append(self._events[0][0])
-            if self.account.has_room() and self.congestion.opens_at > self.now:
-                times.append(self.congestion.opens_at)
-            if self.offered < inf:
-                times.append(max(self.now + 1e-6, self._since + (self._sent_since + 1) * self.size / self.offered))
-            self.now = min(times)
-            self.account.note_late(self.now)
-            while self._events and self._events[0][0] <= self.now:
-                heapq.heappop(self._events)[2]()
+    def _wakes(self) -> list[float]:
+        times = [self.congestion.opens_at] if self._waits_for_pace else []
+        if self.offered < inf:
+            times.append(max(self.now + 1e-6, self._since + (self._sent_since + 1) * self.size / self.offered))
+        return times
 
     def run_rtts(self, count: float) -> None:
         self.run(count * self.rtt)
@@ -106,28 +79,14 @@ class Path:
             self.queues.append((self.now, self._free - self.now))
             self._free += self.size / self.rate
             flights = self.congestion.size.flights
-            self._after(self._travel() + (flights - 1) * self.rtt, lambda number=number: self._arrive(number))  # type: ignore[misc]
-            took = self._travel()
-            self._after(took, lambda took=took: self.account.dialled(took, self.now))  # type: ignore[misc]
+            self._after(self._travel() + (flights - 1) * self.rtt, partial(self._acknowledged, number))
+            self._dialled_after(self._travel())
 
     def _travel(self) -> float:
         dice = self._jitter * (2 * self._random.random() - 1)
         return self._free - self.now + self.rtt * (1 + dice) + self.foreign
 
-    def _arrive(self, number: int) -> None:
-        ack(self.account, number, number, self.now)
-        self.arrived.append((self.now, self.arrived[-1][1] + self.size))
-
-    def _after(self, seconds: float, act: Callable[[], object]) -> None:
-        self._serial += 1
-        heapq.heappush(self._events, (self.now + seconds, self._serial, act))
-
     # ------------------------------------------------------------------------- what is looked at
-
-    def throughput(self, since: float) -> float:
-        """Bytes per second that arrived since then."""
-        before = max(total for at, total in self.arrived if at <= since)
-        return (self.arrived[-1][1] - before) / (self.now - since)
 
     def queue(self, since: float) -> float:
         """Seconds that the median shot had to wait in the queue, of those that left since then."""

@@ -159,13 +159,15 @@ def test_jitter_that_may_reorder_is_uniform_within_its_bounds(kind: Kind) -> Non
 @pytest.mark.netns
 @pytest.mark.alone
 def test_jitter_that_keeps_the_order_lets_none_overtake() -> None:
+    longest = []
     with Line(LineSettings(Way(delay_ms=20, jitter_ms=10))) as line:
         sparse = cross(line, 30, gap=0.021)
-        dense = cross(line, 500, gap=0.0005)
-    assert [number for number, _, _ in dense] == list(range(500))
-    delays = sorted(delay for _, delay, _ in dense)
-    assert delays[0] >= 0.010
-    assert delays[-20] < 0.032  # what else the machine does may delay a few
+        for _ in range(3):
+            dense = cross(line, 500, gap=0.0005)
+            assert [number for number, _, _ in dense] == list(range(500))
+            assert all(delay >= 0.010 for _, delay, _ in dense)
+            longest.append(max(delay for _, delay, _ in dense))
+    assert min(longest) < 0.032  # what else the machine does may delay any of them
     assert max(delay for _, delay, _ in sparse) - min(delay for _, delay, _ in sparse) > 0.010
 
 

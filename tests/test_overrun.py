@@ -26,7 +26,7 @@ def test_a_short_queue_is_not_overrun(rate: float, rtt: float, room: int, seed: 
     path.run(2)
     since, wire = path.now, path.wire
     path.run(6)
-    carried = path.goodput(since) * 6
+    carried = path.throughput(since) * 6
     assert carried > 0.88 * 6 * rate * MBIT
     assert path.wire - wire < 1.13 * carried
 
@@ -38,7 +38,7 @@ def test_what_is_lost_at_any_pace_costs_nothing(loss: float, seed: int) -> None:
     path.run(2)
     since = path.now
     path.run(8)
-    assert path.goodput(since) > 0.95 * (1 - loss) * path.rate
+    assert path.throughput(since) > 0.95 * (1 - loss) * path.rate
 
 
 @seeds
@@ -49,7 +49,7 @@ def test_loss_that_begins_later_costs_a_moment(seed: int) -> None:
     path.run(6)
     since = path.now
     path.run(6)
-    assert path.goodput(since) > 0.9 * (1 - path.loss) * path.rate
+    assert path.throughput(since) > 0.9 * (1 - path.loss) * path.rate
 
 
 def test_a_line_that_gets_faster_is_found_though_it_was_overrun() -> None:
@@ -60,7 +60,7 @@ def test_a_line_that_gets_faster_is_found_though_it_was_overrun() -> None:
     path.run(8)
     since = path.now
     path.run(4)
-    assert path.goodput(since) > 0.85 * path.rate
+    assert path.throughput(since) > 0.85 * path.rate
 
 
 # --- by hand
