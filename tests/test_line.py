@@ -402,6 +402,7 @@ def test_nothing_is_left_however_the_process_ends(number: int) -> None:
     code = """if True:
         import signal, subprocess
         from benches.line import Line, LineSettings
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
         with Line(LineSettings()) as line:
             child = line.popen("client", ["sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE)
             child.stdout.readline()
