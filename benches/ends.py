@@ -29,15 +29,15 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Ends:
-    """A server end and a client end: `size` bytes to a payload, `reuse` and `fec` as the options of those names."""
+    """A server end and a client end: `size` as `--frags`, `reuse` and `fec` as the options of those names."""
 
-    def __init__(self, size: int, reuse: int, fec: str) -> None:
+    def __init__(self, size: str, reuse: int, fec: str) -> None:
         self._environment = os.environ | {KEY_VARIABLE: generate_key(secrets.token_bytes(32))}
         self._said = os.memfd_create("said")
         self._all: list[subprocess.Popen[bytes]] = []
         self._server = ["server", "--lFling", f"{HOST}:{SERVER_PORT}", "--forward", f"{HOST}:{SERVICE_PORT}"]
         self._client = ["client", "--rFling", f"{HOST}:{SERVER_PORT}", "--listen", f"{HOST}:{CLIENT_PORT}", "--reuse", str(reuse)]
-        self._shape = ["--frags", str(size), "--fec", fec]
+        self._shape = ["--frags", size, "--fec", fec]
 
     def start(self) -> None:
         """The server end first; returns when both listen."""
@@ -72,7 +72,7 @@ class Ends:
 
 
 @contextmanager
-def both_ends(size: int, reuse: int, fec: str) -> Iterator[Ends]:
+def both_ends(size: str, reuse: int, fec: str) -> Iterator[Ends]:
     """The ends from their start until the end of the block."""
     ends = Ends(size, reuse, fec)
     try:

@@ -214,7 +214,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures the tunnel on loopback: bulk, or one of --echo and --stopped.")
     parser.add_argument("--secs", type=int, metavar="N", help="how long (10; with --stopped 20)")
-    parser.add_argument("--size", type=int, default=10_000, metavar="BYTES", help="--frags of both ends (10000)")
+    parser.add_argument("--size", default="10000", metavar="BYTES|auto", help="--frags of both ends (10000)")
     parser.add_argument("--direction", choices=["both", "up", "down"], help="of the bulk; up is to the server end (both)")
     parser.add_argument("--reuse", type=int, default=1, metavar="N", help="of the client end (1)")
     parser.add_argument(
