@@ -25,11 +25,12 @@ cdef class SendBuffer:
     cdef _Run _unsent
 
     cpdef write(self, bytes data)
-    cpdef bytes take(self, Py_ssize_t limit)
+    cpdef object take(self, Py_ssize_t limit)
 
 
 cdef class ShotReader:
-    cdef bytearray _partial
+    cdef bytes _partial
+    cdef Py_ssize_t _have
     cdef bint _expect_hello
     cdef bint _ended
     cdef bint _failed
@@ -37,7 +38,8 @@ cdef class ShotReader:
     cpdef list feed(self, bytes data, Py_ssize_t skip=?)
     cdef list _cut(self, bytes data, Py_ssize_t at)
     cdef Py_ssize_t _complete(self, const unsigned char* data, Py_ssize_t count, list records) except -1
-    cdef int _keep(self, const unsigned char* data, Py_ssize_t count) except -1
+    cdef int _keep(self, const unsigned char* data, Py_ssize_t count, Py_ssize_t size) except -1
+    cdef void _forget(self) noexcept
     cdef tuple _record(self, bytes shot)
 
 

@@ -1,6 +1,6 @@
 """Types of the compiled core. Wire formats: PROTOCOL.md.
 
-`Aead`, `Ranges` and `Record` are names for type checkers alone: the compiled module has them not.
+`Aead`, `Bytes`, `Ranges` and `Record` are names for type checkers alone: the compiled module has them not.
 """
 
 from collections.abc import Sequence
@@ -8,11 +8,13 @@ from typing import Any, Final, Protocol, TypeVar, final
 
 from typing_extensions import Buffer
 
+Bytes = bytes | bytearray | memoryview
+
 class Aead(Protocol):
     """What the core asks of a cipher: AESGCM of the `cryptography` package."""
 
-    def encrypt(self, nonce: bytes, data: bytes | bytearray | memoryview, associated_data: bytes | None) -> bytes: ...
-    def decrypt(self, nonce: bytes, data: bytes | bytearray | memoryview, associated_data: bytes | None) -> bytes: ...
+    def encrypt_into(self, nonce: bytes, data: Bytes, associated_data: Bytes | None, buf: Bytes) -> int: ...
+    def decrypt_into(self, nonce: bytes, data: Bytes, associated_data: Bytes | None, buf: Bytes) -> int: ...
 
 # Sizes and limits, in bytes unless said.
 HEADER_SIZE: Final[int]  # 13
@@ -201,8 +203,8 @@ class SendBuffer:
 
     def __init__(self) -> None: ...
     def write(self, data: bytes) -> None: ...
-    def take(self, limit: int) -> bytes:
-        """Remove and return the next min(limit, unsent) bytes as one object."""
+    def take(self, limit: int) -> bytes | memoryview:
+        """Remove and return the next min(limit, unsent) bytes as one object: a view where they are many of one buffer."""
     def clear(self) -> int:
         """Drop all; return how many bytes."""
     @property

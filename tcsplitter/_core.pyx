@@ -7,10 +7,15 @@ share nothing with the others but small helpers are in files of their own, inclu
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER, PyMemoryView_GetContiguous
+from cpython.memoryview cimport (
+    PyMemoryView_FromMemory,
+    PyMemoryView_FromObject,
+    PyMemoryView_GET_BUFFER,
+    PyMemoryView_GetContiguous,
+)
 from libc.math cimport INFINITY, exp2, floor, isfinite, log2
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -210,10 +215,11 @@ cdef class SendBuffer:
         if data:
             self._unsent.append(data)
 
-    cpdef bytes take(self, Py_ssize_t limit):
-        """Remove and return the next min(limit, unsent) bytes as one object."""
-        cdef bytes taken = b"".join(self._unsent.views(limit, self._unsent.size))
-        if taken:
+    cpdef object take(self, Py_ssize_t limit):
+        """Remove and return the next min(limit, unsent) bytes as one object: a view where they are many of one buffer."""
+        cdef list views = self._unsent.views(limit, self._unsent.size)
+        cdef object taken = views[0] if len(views) == 1 and len(views[0]) > _JOIN_SIZE else b"".join(views)
+        if views:
             self._unsent.drop(len(taken))
         return taken
 
@@ -430,7 +436,7 @@ cdef class ShotWriter:
 cdef bytes _seal(object aead, object flags, object epoch, object number, object body, Py_ssize_t size, bytes before):
     """What goes before, header and sealed body. The tag's size is the cipher's promise, so it is checked."""
     cdef uint8_t header[HEADER_SIZE]
-    cdef bytes head, sealed, joined
+    cdef bytes head, shot
     cdef Py_ssize_t first = len(before)
     cdef char* at
     if not 0 <= epoch <= 255 or not 0 <= number <= _MAX_VARINT:
@@ -440,15 +446,22 @@ cdef bytes _seal(object aead, object flags, object epoch, object number, object 
     _store(header + 2, size + TAG_SIZE, 3)
     _store(header + 5, number, 8)
     head = PyBytes_FromStringAndSize(<char*> header, HEADER_SIZE)
-    sealed = aead.encrypt(_NONCE_ZEROS + head[5:], body, head)
-    if len(sealed) != size + TAG_SIZE:
-        raise LocalProtocolError(f"the cipher made {len(sealed)} bytes of {size}")
-    joined = PyBytes_FromStringAndSize(NULL, first + HEADER_SIZE + len(sealed))
-    at = PyBytes_AS_STRING(joined)
+    shot = PyBytes_FromStringAndSize(NULL, first + HEADER_SIZE + size + TAG_SIZE)
+    at = PyBytes_AS_STRING(shot)
     memcpy(at, PyBytes_AS_STRING(before), first)
     memcpy(at + first, header, HEADER_SIZE)
-    memcpy(at + first + HEADER_SIZE, PyBytes_AS_STRING(sealed), len(sealed))
-    return joined
+    _crypt(aead.encrypt_into, head, body, at + first + HEADER_SIZE, size + TAG_SIZE)
+    return shot
+
+
+cdef int _crypt(object cipher, bytes head, object data, char* at, Py_ssize_t size) except -1:
+    """Let the cipher write its `size` bytes to `at`, into a bytes object that nobody else has seen yet."""
+    cdef object into = PyMemoryView_FromMemory(at, size, PyBUF_WRITE)
+    cdef Py_ssize_t made = cipher(_NONCE_ZEROS + head[5:], data, head, into)
+    into.release()  # so that the cipher, had it kept a view, would fail here instead of writing there later
+    if made != size:
+        raise LocalProtocolError(f"the cipher made {made} bytes of {len(data)}, not {size}")
+    return 0
 
 
 def seal_hello(aead, epoch, number, kind, rtt_us):
@@ -468,16 +481,17 @@ include "_fec.pxi"
 
 
 # --- ShotReader -----------------------------------------------------------------------------------------------------------
-# What: cuts what a carrier brings into sealed shots (PROTOCOL.md sections 3 and 4). Invariant: `_partial` is the start of one
-# shot whose header, once it is there, was checked; nothing is kept of a refused one. Bound: one shot. Cost: none for a read
-# that is exactly one shot, otherwise one copy of each byte, two where a shot came in pieces.
+# What: cuts what a carrier brings into sealed shots (PROTOCOL.md sections 3 and 4). Invariant: the first `_have` bytes of
+# `_partial` are the start of one shot whose header, once it is there, was checked; nobody else sees that object before it is the
+# whole shot. Nothing is kept of a refused one. Bound: one shot, and twice what came of it. Cost: none for a read that is exactly
+# one shot, otherwise one copy of each byte, two at the most where a shot came in pieces.
 
 @cython.final
 cdef class ShotReader:
     """Cuts the bytes of a carrier into sealed shots, whatever pieces they come in."""
 
     def __cinit__(self, bint expect_hello=False):
-        self._partial = bytearray()
+        self._partial = b""
         self._expect_hello = expect_hello
 
     cpdef list feed(self, bytes data, Py_ssize_t skip=0):
@@ -489,55 +503,63 @@ cdef class ShotReader:
             return self._cut(data, skip)
         except BaseException:
             self._failed = True
-            self._partial = bytearray()
+            self._forget()
             raise
 
     @property
     def pending(self):
         """Bytes kept of a shot that is not whole."""
-        return len(self._partial)
+        return self._have
 
     cdef list _cut(self, bytes data, Py_ssize_t at):
         cdef list records = []
         cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(data)
         cdef Py_ssize_t end = len(data), size
-        if len(self._partial):
+        if self._have:
             at += self._complete(base + at, end - at, records)
         while at < end:
             if self._ended:
                 raise RemoteProtocolError("bytes after the shot that was marked as the last one")
-            if end - at < HEADER_SIZE:
-                break
-            size = _shot_size(base + at, self._expect_hello)
+            size = HEADER_SIZE if end - at < HEADER_SIZE else _shot_size(base + at, self._expect_hello)
             if size > end - at:
+                self._keep(base + at, end - at, size)
                 break
             records.append(self._record(data if size == end else data[at:at + size]))
             at += size
-        self._keep(base + at, end - at)
         return records
 
     cdef Py_ssize_t _complete(self, const unsigned char* data, Py_ssize_t count, list records) except -1:
         """Add to the partial shot; return how many bytes it took."""
         cdef Py_ssize_t used = 0, size
-        if len(self._partial) < HEADER_SIZE:
-            used = min(HEADER_SIZE - len(self._partial), count)
-            self._keep(data, used)
-            if len(self._partial) < HEADER_SIZE:
+        cdef bytes shot
+        if self._have < HEADER_SIZE:
+            used = min(HEADER_SIZE - self._have, count)
+            self._keep(data, used, HEADER_SIZE)
+            if self._have < HEADER_SIZE:
                 return used
-        size = _shot_size(<const uint8_t*> PyByteArray_AS_STRING(self._partial), self._expect_hello)
-        count = min(size - len(self._partial), count - used)
-        self._keep(data + used, count)
-        if len(self._partial) == size:
-            records.append(self._record(bytes(self._partial)))
-            self._partial = bytearray()
+        size = _shot_size(<const uint8_t*> PyBytes_AS_STRING(self._partial), self._expect_hello)
+        count = min(size - self._have, count - used)
+        self._keep(data + used, count, size)
+        if self._have == size:
+            shot = self._partial
+            self._forget()
+            records.append(self._record(shot))
         return used + count
 
-    cdef int _keep(self, const unsigned char* data, Py_ssize_t count) except -1:
-        cdef Py_ssize_t have = len(self._partial)
-        if count:
-            PyByteArray_Resize(self._partial, have + count)
-            memcpy(PyByteArray_AS_STRING(self._partial) + have, data, count)
+    cdef int _keep(self, const unsigned char* data, Py_ssize_t count, Py_ssize_t size) except -1:
+        """Add to the partial shot, of which `size` bytes are to come as far as that is known."""
+        cdef bytes wider
+        if self._have + count > len(self._partial):
+            wider = PyBytes_FromStringAndSize(NULL, min(size, 2 * (self._have + count)))
+            memcpy(PyBytes_AS_STRING(wider), PyBytes_AS_STRING(self._partial), self._have)
+            self._partial = wider
+        memcpy(PyBytes_AS_STRING(self._partial) + self._have, data, count)
+        self._have += count
         return 0
+
+    cdef void _forget(self) noexcept:
+        self._partial = b""
+        self._have = 0
 
     cdef tuple _record(self, bytes shot):
         cdef const uint8_t* header = <const uint8_t*> PyBytes_AS_STRING(shot)
@@ -727,9 +749,9 @@ cdef bytes _open(object aead, bytes record, bint hello):
     if len(record) < HEADER_SIZE or len(record) != _shot_size(header, hello):
         raise RemoteProtocolError(f"a shot of {len(record)} bytes is not as long as it says")
     cdef bytes head = record[:HEADER_SIZE]
-    cdef bytes body = aead.decrypt(_NONCE_ZEROS + head[5:], PyMemoryView_FromObject(record)[HEADER_SIZE:], head)
-    if len(body) != len(record) - HEADER_SIZE - TAG_SIZE:
-        raise LocalProtocolError(f"the cipher made {len(body)} bytes of {len(record) - HEADER_SIZE}")
+    cdef Py_ssize_t size = len(record) - HEADER_SIZE - TAG_SIZE
+    cdef bytes body = PyBytes_FromStringAndSize(NULL, size)
+    _crypt(aead.decrypt_into, head, PyMemoryView_FromObject(record)[HEADER_SIZE:], PyBytes_AS_STRING(body), size)
     return body
 
 

@@ -1,7 +1,7 @@
 cdef class Chunk:
     cdef public object source
     cdef public long long offset
-    cdef public bytes data
+    cdef public object data
     cdef public bint acked, fin
 
     cpdef write(self, writer)

@@ -27,7 +27,7 @@ class Chunk:
 
     __slots__ = ("acked", "data", "fin", "offset", "source")
 
-    def __init__(self, source: Source, offset: int, data: bytes, fin: bool) -> None:
+    def __init__(self, source: Source, offset: int, data: bytes | memoryview, fin: bool) -> None:
         self.source = source
         self.offset = offset
         self.data = data

@@ -26,7 +26,7 @@ from tcsplitter._core import (
 from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from tcsplitter._core import Bytes
 
 # Golden vectors, as those in test_core_wire.py.
 
@@ -84,15 +84,20 @@ class KeepingAead:
 
     def __init__(self, tag: bytes) -> None:
         self.tag = tag
-        self.given: list[tuple[bytes, Buffer, Buffer | None]] = []
+        self.given: list[tuple[bytes, Bytes, Bytes | None]] = []
 
-    def encrypt(self, nonce: bytes, data: Buffer, associated_data: Buffer | None) -> bytes:
+    def encrypt_into(self, nonce: bytes, data: Bytes, associated_data: Bytes | None, buf: Bytes) -> int:
         self.given.append((nonce, data, associated_data))
-        return bytes(data) + self.tag
+        return _put(bytes(data) + self.tag, buf)
 
-    def decrypt(self, nonce: bytes, data: Buffer, associated_data: Buffer | None) -> bytes:
+    def decrypt_into(self, nonce: bytes, data: Bytes, associated_data: Bytes | None, buf: Bytes) -> int:
         self.given.append((nonce, data, associated_data))
-        return bytes(data)[: -len(self.tag)]
+        return _put(bytes(data)[: -len(self.tag)], buf)
+
+
+def _put(made: bytes, buf: Bytes) -> int:
+    memoryview(buf)[: len(made)] = made[: len(memoryview(buf))]
+    return len(made)
 
 
 def test_a_cipher_with_another_tag_size_is_refused() -> None:
