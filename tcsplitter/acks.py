@@ -51,11 +51,11 @@ class Acks:
         return bool(self._log)
 
     @staticmethod
-    def delay(min_rtt: float) -> float:
-        """Seconds for which an ack may wait."""
+    def delay(min_rtt: float, small: bool = False) -> float:
+        """Seconds for which an ack may wait. `small`: what came is, so it may be a question whose answer takes the ack along."""
         delay = min_rtt / ACK_RTT_SHARE
         if delay < SHORTEST_DELAY:
-            return 0.0
+            return SHORTEST_DELAY if small else 0.0
         return delay if delay < MAX_ACK_DELAY else MAX_ACK_DELAY
 
     def write(self, writer: ShotWriter, now: float, settles: bool = True) -> None:

@@ -244,16 +244,16 @@ class CarrierSet:
     def take_idle(self, kind: Kind, sure: bool = False, without: Collection[Carrier] = ()) -> Carrier | None:
         """An idle one of this kind, none of `without`: the newest; with reuse each in turn.
 
-        `sure`: rather one behind whose hello nothing has to wait, as the other end has it, or it was not sent yet.
+        `sure`: rather one that the other end has; else one whose hello was not sent yet, so that nothing has to wait behind that.
         """
         idle, unconfirmed = self.idle[kind], self.unconfirmed[kind]
         unsure = None
         for carrier in reversed(idle) if self._reuse == 1 else idle:
             if carrier.backlog or carrier in without:
                 continue
-            if not sure or carrier.greeting or carrier.hello not in unconfirmed:
+            if not sure or carrier.hello not in unconfirmed:
                 return carrier
-            if unsure is None or carrier.hello < unsure.hello:
+            if unsure is None or (not unsure.greeting and (carrier.greeting or carrier.hello < unsure.hello)):
                 unsure = carrier
         return unsure
 

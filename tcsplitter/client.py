@@ -54,6 +54,11 @@ class _Client(Program):
         }
         self.serve(end, Dialler(self.reactor, addresses, end, options.mtu))
 
+    def dial(self, now: float) -> None:
+        """Dial what the pools ask for."""
+        self.end.dial(now)
+        self._act(now)
+
     def settled(self, _now: float) -> None:
         """Stop if the server end refused for good."""
         if self.end.failed is not None and not self.reactor.stopped:

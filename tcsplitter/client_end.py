@@ -410,7 +410,6 @@ class ClientEnd:
             if now - self._asking_since > (LOST_SECONDS if self.connected else STALL_SECONDS):
                 self._report_trouble(self._trouble or SILENT_SERVER)
         self.session.flush(now)
-        self._dial(now)
 
     def _give_up_streams(self, now: float) -> None:
         session = self.session
@@ -438,8 +437,13 @@ class ClientEnd:
             if not session.has_work:
                 session.streams.queue_control(Control.PING)
 
-    def _dial(self, now: float) -> None:
-        """Dial what the pools ask for. Without a session that is only the first pools, so that a wrong server is not flooded."""
+    def dial(self, now: float) -> None:
+        """Dial what the pools ask for, once all that `flush` gave to be sent was sent, as nothing of that may wait for it.
+
+        Without a session that is only the first pools, so that a wrong server is not flooded.
+        """
+        if self._stopping or self.failed:
+            return
         for carrier in self._dialling.too_slow(self.session.recovery.rtt, now):
             self._reset(carrier)
         if not self.session.id and (self._trouble or now - self._started_at > ASK_OFTEN_SECONDS):

@@ -96,7 +96,7 @@ class Hedger:
         """A small shot of streams that are not busy was sent."""
         if self._on and (self._resend or shot.control):
             rtt = self._recovery.rtt
-            self._watch(shot, shot.sent_at + self._recovery.lateness.overdue_after(rtt, Acks.delay(rtt)))
+            self._watch(shot, shot.sent_at + self._recovery.lateness.overdue_after(rtt, Acks.delay(rtt, small=True)))
 
     def _watch(self, shot: SentShot, due_at: float) -> None:
         heappush(self._watched, (due_at, shot.number, shot))

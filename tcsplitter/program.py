@@ -125,6 +125,9 @@ class Program:
     def stop_accepting(self) -> None:
         """The drain begins: take no new work on."""
 
+    def dial(self, now: float) -> None:
+        """What was to be sent was sent: see to it that there are carriers for what comes next. Only client ends do."""
+
     def settled(self, now: float) -> None:
         """The end of a wake, after the protocol was served."""
 
@@ -148,9 +151,8 @@ class Program:
                 else:
                     self.open_stream(member, now)
             end.flush(now)
-            actions = outbox.take_actions()
-            if actions:
-                self.carriers.execute(actions, now)
+            self._act(now)
+            self.dial(now)
             deadline = end.deadline()
             if deadline != -inf and not (outbox.news or outbox.actions):
                 self._deadline.at(deadline)
@@ -166,6 +168,11 @@ class Program:
         if self.draining:
             self._drain(now)
         self.settled(now)
+
+    def _act(self, now: float) -> None:
+        """Do what the protocol has asked for so far."""
+        if self.end.outbox.actions:
+            self.carriers.execute(self.end.outbox.take_actions(), now)
 
     @property
     def _asked_level(self) -> int:

@@ -136,6 +136,8 @@ class Reactor:
         self.before_sleep: Callable[[float], None] = _nothing
         self.on_jump: Callable[[float], None] = _nothing
         self.stopped = False
+        self.crowded = False
+        """More than one source is ready in this wake."""
         self._selector = _FinePoller() if fine else _Poller()
         self.register = self._selector.register
         self.modify = self._selector.modify
@@ -189,6 +191,7 @@ class Reactor:
         self.now = now = self.clock()
         if now - asked > JUMP:
             self.on_jump(now)
+        self.crowded = len(ready) > 1
         for key, events in ready:
             source: Source = key.data
             if not source.closed:

@@ -32,7 +32,7 @@ cdef class Receiver:
     cdef _take_parity(self, Carrier carrier, Epoch epoch, long long number, bytes sealed)
     cdef _take_late(self, Carrier carrier, Epoch epoch, long long number, bytes sealed)
     cdef double _ack_delay(self)
-    cdef _owe_ack(self, Carrier carrier, long long number, double now)
+    cdef _owe_ack(self, Carrier carrier, long long number, long long size, double now)
     cdef _note_payload(self, Carrier carrier, double now)
     cdef bint _has_room(self, list frames)
     cdef bint _act_on(self, list frames)

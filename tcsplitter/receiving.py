@@ -32,6 +32,7 @@ from tcsplitter._core import (
 )
 from tcsplitter.chunks import Control
 from tcsplitter.errors import RemoteProtocolError
+from tcsplitter.lateness import SMALL
 from tcsplitter.modes import Kind
 from tcsplitter.rebuild import Rebuilder
 from tcsplitter.streams import Stream
@@ -177,7 +178,7 @@ class Receiver:
             if self._payload_came:
                 self._note_payload(carrier, now)
             if elicits:
-                self._owe_ack(carrier, number, now)
+                self._owe_ack(carrier, number, len(sealed), now)
                 if self.rebuilder.keeping:
                     self.rebuilder.arrived(number, sealed, now)
 
@@ -190,7 +191,7 @@ class Receiver:
         self._counters.parity_received += 1
         self._peer.state(number, want, held, now)
         self._acks.add(number)
-        self._owe_ack(carrier, number, now)
+        self._owe_ack(carrier, number, len(sealed), now)
         self._note_payload(carrier, now)
         self.rebuilder.parity(number, index, count, numbers, block, now)
 
@@ -203,7 +204,7 @@ class Receiver:
         self._acks.add(number)
         self._note_payload(carrier, now)
         if any(frame[0] != ACK for frame in frames):
-            self._owe_ack(carrier, number, now)
+            self._owe_ack(carrier, number, len(sealed), now)
 
     def rebuilt(self, number: int, sealed: bytes) -> None:
         """Act on a shot that parity gave. One that does not open, or should not have been in a stripe, is as good as lost.
@@ -232,9 +233,10 @@ class Receiver:
     def _ack_delay(self) -> float:
         return self._acks.delay(self._recovery.min_rtt)
 
-    def _owe_ack(self, carrier: Carrier, number: int, now: float) -> None:
-        """A data shot came on a carrier: its other half is to be used. No payload could keep an ack company where none may go."""
-        delay = self._ack_delay()
+    def _owe_ack(self, carrier: Carrier, number: int, size: int, now: float) -> None:
+        """A data shot of so many bytes came on a carrier: its other half is to be used. No payload could keep an ack company
+        where none may go."""
+        delay = self._acks.delay(self._recovery.min_rtt, size <= SMALL)
         self._acks.elicited(number, delay, now)
         carrier.owes_ack = True
         if carrier.kind is not Kind.SYNC:

@@ -376,6 +376,8 @@ class Network:
                 if stream.app is not None:
                     stream.app.update(self.now)
             end.flush(self.now)
+            if isinstance(end, ClientEnd):
+                end.dial(self.now)
             self.notes[side].extend(end.outbox.take_notes())
             actions = end.outbox.take_actions()
             for op, carrier, data in actions:

@@ -79,3 +79,4 @@ def test_an_ack_goes_alone_when_the_first_that_asked_can_wait_no_longer() -> Non
 )
 def test_an_ack_waits_for_an_eighth_of_the_rtt(min_rtt: float, delay: float) -> None:
     assert Acks.delay(min_rtt) == delay
+    assert Acks.delay(min_rtt, small=True) == max(delay, 0.001)

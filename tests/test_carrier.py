@@ -282,7 +282,7 @@ def test_an_idle_one_is_none_of_those_without_and_rather_a_sure_one(
     plan: list[tuple[int, bool, bool]], reuse: int, sure: bool
 ) -> None:
     rig = Rig(CLIENT, len(plan), reuse)
-    usable, certain, without = [], [], []
+    usable, unsent, confirmed, without = [], [], [], []
     for number, (carrier, (hello, busy, excluded)) in enumerate(zip(rig.carriers, plan, strict=True)):
         rig.set.greet(carrier, number)
         carrier.greeting = b"hello" if hello == UNSENT else b""
@@ -290,9 +290,11 @@ def test_an_idle_one_is_none_of_those_without_and_rather_a_sure_one(
         rig.set.confirm([(number, number)] if hello == CONFIRMED else [])
         without += [carrier] if excluded else []
         usable += [] if busy or excluded else [carrier]
-        certain += [] if busy or excluded or hello == UNKNOWN else [carrier]
+        unsent += [carrier] if hello == UNSENT and carrier in usable else []
+        confirmed += [carrier] if hello == CONFIRMED and carrier in usable else []
     first = -1 if reuse == 1 else 0
-    allowed = usable[:1] if sure and not certain else [found[first] for found in [certain if sure else usable] if found]
+    groups = [confirmed, unsent, usable[:1]] if sure else [usable]
+    allowed = next(([group[first]] for group in groups if group), [])
     taken = rig.set.take_idle(Kind.FLING, sure, without)
     assert taken in allowed if allowed else taken is None
     assert rig.set.take(0, sure, without) is taken
