@@ -54,9 +54,9 @@ class _Client(Program):
         }
         self.serve(end, Dialler(self.reactor, addresses, end, options.mtu))
 
-    def dial(self, now: float) -> None:
-        """Dial what the pools ask for."""
-        self.end.dial(now)
+    def tend(self, now: float) -> None:
+        """Dial, and whatever else can wait."""
+        self.end.tend(now)
         self._act(now)
 
     def settled(self, _now: float) -> None:

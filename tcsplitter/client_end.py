@@ -398,10 +398,15 @@ class ClientEnd:
         if self.session.closed:
             self.outbox.note(logging.WARNING, f"the session ended: {self.session.closed}")
             self._renew_session(now)
+        self.session.flush(now)
+
+    def tend(self, now: float) -> None:
+        """See to the session and its pools, once all that `flush` gave to be sent was sent: nothing of that may wait for this."""
+        if self._stopping or self.failed:
+            return
         if self._trouble == ONLY_HANDSHAKES and self.session.counters.shots_received:
             self._clear_trouble("contact again")
         self._ping(now)
-        self.session.begin_flush(now)
         self._give_up_streams(now)
         if not self._asks(now):
             self._asking_since = now
@@ -409,7 +414,7 @@ class ClientEnd:
             self._ask(now)
             if now - self._asking_since > (LOST_SECONDS if self.connected else STALL_SECONDS):
                 self._report_trouble(self._trouble or SILENT_SERVER)
-        self.session.flush(now)
+        self._dial(now)
 
     def _give_up_streams(self, now: float) -> None:
         session = self.session
@@ -437,13 +442,8 @@ class ClientEnd:
             if not session.has_work:
                 session.streams.queue_control(Control.PING)
 
-    def dial(self, now: float) -> None:
-        """Dial what the pools ask for, once all that `flush` gave to be sent was sent, as nothing of that may wait for it.
-
-        Without a session that is only the first pools, so that a wrong server is not flooded.
-        """
-        if self._stopping or self.failed:
-            return
+    def _dial(self, now: float) -> None:
+        """Dial what the pools ask for. Without a session that is only the first pools, so that a wrong server is not flooded."""
         for carrier in self._dialling.too_slow(self.session.recovery.rtt, now):
             self._reset(carrier)
         if not self.session.id and (self._trouble or now - self._started_at > ASK_OFTEN_SECONDS):

@@ -125,8 +125,8 @@ class Program:
     def stop_accepting(self) -> None:
         """The drain begins: take no new work on."""
 
-    def dial(self, now: float) -> None:
-        """What was to be sent was sent: see to it that there are carriers for what comes next. Only client ends do."""
+    def tend(self, now: float) -> None:
+        """What can wait until all that is to be sent was sent; a server end has nothing of that kind."""
 
     def settled(self, now: float) -> None:
         """The end of a wake, after the protocol was served."""
@@ -152,7 +152,7 @@ class Program:
                     self.open_stream(member, now)
             end.flush(now)
             self._act(now)
-            self.dial(now)
+            self.tend(now)
             deadline = end.deadline()
             if deadline != -inf and not (outbox.news or outbox.actions):
                 self._deadline.at(deadline)

@@ -30,7 +30,6 @@ cdef class Session:
     cpdef enter(self, double now)
     cpdef receive(self, Carrier carrier, bytes data, double now)
     cdef _open(self, Carrier carrier, list records)
-    cpdef begin_flush(self, double now)
     cpdef flush(self, double now)
     cpdef double deadline(self)
     cdef _rebuild(self)

@@ -264,16 +264,11 @@ class Session:
         """The other end said in its handshake whether it may send parity."""
         self._receiver.rebuilder.keeping |= may_come
 
-    def begin_flush(self, now: float) -> None:
-        """To be called before anyone asks since when something has waited: what came up since the last flush came up now."""
-        self.enter(now)
-        if self._at_rest:
-            self.waiting_since = now
-            self._at_rest = not self.has_work
-
     def flush(self, now: float) -> None:
         """Serve the timers, then send what may be sent."""
-        self.begin_flush(now)
+        self.enter(now)
+        if self._at_rest:  # what has come up since the last flush came up now
+            self.waiting_since = now
         self._rebuild()
         if now >= self.carriers.check_at:
             self._check_carriers()

@@ -377,7 +377,7 @@ class Network:
                     stream.app.update(self.now)
             end.flush(self.now)
             if isinstance(end, ClientEnd):
-                end.dial(self.now)
+                end.tend(self.now)
             self.notes[side].extend(end.outbox.take_notes())
             actions = end.outbox.take_actions()
             for op, carrier, data in actions:

@@ -186,7 +186,7 @@ def test_handshakes_that_are_unanswered() -> None:
     for _ in range(400):
         now += 0.1
         client.flush(now)
-        client.dial(now)
+        client.tend(now)
         for op, carrier, _ in client.outbox.take_actions():
             if op is Op.DIAL:
                 client.carrier_connected(carrier, 0.01, now)

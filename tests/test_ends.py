@@ -58,7 +58,7 @@ class Alone:
         while True:
             self.client.outbox.take_news()
             self.client.flush(self.now)
-            self.client.dial(self.now)
+            self.client.tend(self.now)
             actions = self.client.outbox.take_actions()
             for op, carrier, data in actions:
                 self.busy = True

@@ -400,6 +400,7 @@ def test_both_ends_say_whether_they_may_send_parity(fec: Setting) -> None:
     assert asked.answer.parity == fec.used
     client = ClientEnd(ClientConfig(handling=Handling(fec=fec)), "peer", KEY, random.Random(1), NOW)
     client.flush(NOW)
+    client.tend(NOW)
     for op, carrier, _ in client.outbox.take_actions():
         if op is Op.DIAL:
             client.carrier_connected(carrier, 0.05, NOW)
