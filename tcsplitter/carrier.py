@@ -31,6 +31,8 @@ class Op(IntEnum):
     """Report how many bytes the other kernel has not acknowledged."""
     DISCARD = 6
     """Read and throw away from now on; report nothing more."""
+    TAIL = 7
+    """Send these bytes in a segment of their own, behind what was sent before."""
 
 
 Action = tuple[Op, "Carrier", bytes]

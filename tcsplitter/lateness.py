@@ -109,9 +109,14 @@ class Lateness:
         return twins
 
     @property
+    def is_clean(self) -> bool:
+        """Hardly any shot is late."""
+        return self.share < CLEAN_SHARE
+
+    @property
     def needs_parity(self) -> bool:
         """The line makes shots late, not a queue."""
-        return self.share >= CLEAN_SHARE and not self.queueing
+        return not (self.is_clean or self.queueing)
 
     def parity(self, data: int) -> int:
         """Parity shots that a stripe of so many data shots needs, so that few have more late ones; at most as many, or two."""

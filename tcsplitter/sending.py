@@ -36,6 +36,8 @@ DIAL_SHARE = 0.7
 """Of the dials that may be under way so many are enough for an RTT; payloads grow before it takes more."""
 FILL_TIMES = 2.0
 """A stripe that is being filled is given so many times what that takes at the rate of the line."""
+TAIL_JITTER = 0.1
+"""Where RTTs jitter by a larger share segments overtake each other: the window of RACK for that is a quarter (RFC 8985)."""
 MAX_GONE = 64
 """Carriers in one shot that are said to be given up."""
 
@@ -395,6 +397,7 @@ class Sender:
     def _seal_data(self, carrier: Carrier, chunks: list[Portion], control: list[ControlFrame]) -> tuple[SentShot, bytes]:
         """Seal and send the body that was built as a shot that asks for an ack; the shot, and what was written."""
         final = carrier.tx_left == 1 or carrier.rx_final
+        tailed = final and self._needs_tail(self._writer.size)
         carrier.tx_left -= 1
         first = not carrier.sent
         if len(carrier.sent) >= carrier.trim_at:
@@ -408,11 +411,25 @@ class Sender:
         shot = SentShot(self.next_number, self._now, self._writer.size, carrier, chunks, control)
         carrier.outstanding += shot.size
         self._recovery.on_sent(shot)
-        data = self._seal(carrier, final)
+        data = self._seal(carrier, final and not tailed)
         self._cap.spend(len(data), first, self._now)
-        if not final:
+        if tailed:
+            self._begin_body()
+            self._cap.spend(len(self._seal(carrier, final=True, op=Op.TAIL)), False, self._now)
+        elif not final:
             self._carriers.expire(carrier, self._now + self._recovery.give_up_after)
         return shot, data
+
+    def _needs_tail(self, size: int) -> bool:
+        """Whether a half that ends with so many bytes should rather end with a shot that says nothing, in a segment of its own.
+
+        Where the line loses segments the last one is missed only after two RTTs and 200 ms (RFC 8985 section 7.2), unless one
+        behind it arrives. That this one may be lost itself delays nothing but the end of the carrier. Where segments overtake
+        each other it would only make the kernel take more of them for lost.
+        """
+        line = self._recovery.congestion
+        in_order = line.jitter < TAIL_JITTER * line.rtt
+        return size > SMALL and in_order and not (self._recovery.lateness.is_clean or line.is_short)
 
     def _note_payload(self, carrier: Carrier) -> None:
         """The first payload on a carrier."""
@@ -421,14 +438,14 @@ class Sender:
         counted.sent_on += 1
         counted.both_ways += carrier.brought
 
-    def _seal(self, carrier: Carrier, final: bool) -> bytes:
+    def _seal(self, carrier: Carrier, final: bool, op: Op = Op.WRITE) -> bytes:
         """Seal the body that was built and send it on this end's half, which it completes if `final`."""
         epoch = self._epoch()
         greeting, carrier.greeting = carrier.greeting, b""
         data = self._writer.seal(epoch.seal, FINAL if final else 0, epoch.number, self._take_number(epoch), greeting)
         epoch.volume += len(data)
         self._counters.shots_sent += 1
-        self._write(carrier, data)
+        self._write(carrier, data, op)
         self._carriers.used(carrier, final, self._recovery.give_up_after, self._shared.now)
         return data
 
@@ -445,9 +462,9 @@ class Sender:
         self.next_number += 1
         return self.next_number - 1
 
-    def _write(self, carrier: Carrier, data: bytes) -> None:
+    def _write(self, carrier: Carrier, data: bytes, op: Op = Op.WRITE) -> None:
         self._counters.bytes_sent += len(data)
-        self._outbox.actions.append((Op.WRITE, carrier, data))
+        self._outbox.actions.append((op, carrier, data))
 
     # ------------------------------------------------------------------------------ a carrier's ends
 

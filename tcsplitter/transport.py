@@ -26,6 +26,7 @@ QUEUE_LIMIT = 67_108_864  # bytes queued on one carrier; twice what a session ma
 CAP_CHECK = 262_144  # bytes read from carriers between two looks at the protocol's caps in one wake
 PAUSE_CHECK = 0.05  # seconds between looks at carriers that are not read because of a cap
 SILENCE = 3.0  # seconds without an answer after which a dial that is given up counts against its target
+_APART = (Op.PROBE, Op.TAIL)  # what shares no segment with what was written before
 CLOSE_TIMEOUT = 30_000  # ms in which the other kernel must take the rest of a queue after CLOSE
 
 
@@ -159,9 +160,10 @@ class Carriers:
                 CarrierSocket(self, carrier).dial(now)
             elif conn is None:
                 continue  # lost in this very wake; the protocol was told
-            elif op is Op.WRITE:
+            elif op is Op.WRITE or op is Op.TAIL:
                 # What follows at once for the same carrier shares a segment with this.
-                conn.write(data, index < last and actions[index + 1][1] is carrier and actions[index + 1][0] is not Op.PROBE, now)
+                more = index < last and actions[index + 1][1] is carrier and actions[index + 1][0] not in _APART
+                conn.write(data, more, now)
             elif op is Op.SHUT:
                 conn.shut(now)
             elif op is Op.CLOSE:

@@ -57,7 +57,7 @@ class Server:
             self.end.flush(self.now)
             actions = self.end.outbox.take_actions()
             for op, carrier, data in actions:
-                if op is Op.WRITE:
+                if op in (Op.WRITE, Op.TAIL):
                     self.written[carrier] += data
                 elif op in (Op.CLOSE, Op.RESET):
                     self.ended[carrier] = (op, self.now)

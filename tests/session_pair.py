@@ -124,7 +124,7 @@ class Pair:
                 session.flush(self.now)
                 for op, carrier, data in self.outboxes[side].take_actions():
                     busy = True
-                    if op is Op.WRITE:
+                    if op in (Op.WRITE, Op.TAIL):
                         self.wire.append(Sent(side, carrier, data, self.now))
                     elif op is Op.PROBE:
                         session.carrier_progress(carrier, 0, self.now)

@@ -413,7 +413,7 @@ class Network:
         connection = carrier.io
         if op == Op.DIAL:
             self._dial(carrier)
-        elif op == Op.WRITE:
+        elif op in (Op.WRITE, Op.TAIL):
             connection.send(side, data)
         elif op == Op.SHUT:
             connection.fin(side)

@@ -131,6 +131,14 @@ def test_the_last_write_and_fin_share_a_segment(either: Harness) -> None:
     assert segments_in(peer) == before + 1
 
 
+def test_a_tail_has_a_segment_of_its_own_and_shares_it_with_fin(either: Harness) -> None:
+    carrier, peer = either.connect()
+    before = segments_in(peer)
+    either.do((Op.WRITE, carrier, b"shot"), (Op.TAIL, carrier, b"tail"), (Op.SHUT, carrier))
+    assert read_all(peer) == b"shottail"
+    assert segments_in(peer) == before + 2
+
+
 def test_a_progress_report_counts_the_queue_and_the_kernel(either: Harness) -> None:
     carrier, peer = either.connect()
     either.do((Op.PROBE, carrier))
