@@ -36,8 +36,9 @@ DIAL_SHARE = 0.7
 """Of the dials that may be under way so many are enough for an RTT; payloads grow before it takes more."""
 FILL_TIMES = 2.0
 """A stripe that is being filled is given so many times what that takes at the rate of the line."""
-TAIL_JITTER = 0.1
-"""Where RTTs jitter by a larger share segments overtake each other: the window of RACK for that is a quarter (RFC 8985)."""
+TAIL_FROM, TAIL_JITTER = 4_000, 0.1
+"""Bytes of a shot from which on a tail costs no more than a fiftieth. Where RTTs jitter by a larger share than the other segments
+overtake each other: the window of RACK for that is a quarter (RFC 8985)."""
 MAX_GONE = 64
 """Carriers in one shot that are said to be given up."""
 
@@ -429,7 +430,7 @@ class Sender:
         """
         line = self._recovery.congestion
         in_order = line.jitter < TAIL_JITTER * line.rtt
-        return size > SMALL and in_order and not (self._recovery.lateness.is_clean or line.is_short)
+        return size >= TAIL_FROM and in_order and not (self._recovery.lateness.is_clean or line.is_short)
 
     def _note_payload(self, carrier: Carrier) -> None:
         """The first payload on a carrier."""

@@ -10,12 +10,12 @@ from session_pair import CLIENT, SERVER, Pair, Sent, data_shots
 
 from tcsplitter._core import FINAL
 from tcsplitter.carrier import Op
-from tcsplitter.lateness import CLEAN_SHARE, SMALL
+from tcsplitter.lateness import CLEAN_SHARE
 from tcsplitter.modes import Kind
-from tcsplitter.sending import TAIL_JITTER
+from tcsplitter.sending import TAIL_FROM, TAIL_JITTER
 from tcsplitter.shared import Handling
 
-SIZE = 2 * SMALL
+SIZE = TAIL_FROM
 NOISE = random.Random(1).randbytes(SIZE)
 BOTH = pytest.mark.parametrize("side", [CLIENT, SERVER])
 
@@ -61,7 +61,7 @@ def test_elsewhere_the_data_shot_is_the_last(why: str, side: int) -> None:
         line.sample_rtt(0.001, 0, pair.now)
         pair.widen(side)
     line.jitter = 1.01 * TAIL_JITTER * line.rtt if why == "jitter" else 0.0
-    (data,) = send(pair, side, SMALL // 2 if why == "small" else SIZE)
+    (data,) = send(pair, side, TAIL_FROM - 100 if why == "small" else SIZE)
     assert is_final(data) == (why != "reuse")
 
 
