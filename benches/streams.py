@@ -271,7 +271,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--secs", type=int, default=10, metavar="N", help="how long, of busy and idle (10)")
     parser.add_argument("--echoes", type=int, default=1_000, metavar="N", help="of idle and bulk (1000)")
     parser.add_argument("--direction", choices=["both", "up", "down"], default="both", help="of busy and bulk (both)")
-    parser.add_argument("--size", type=int, default=10_000, metavar="BYTES", help="--frags of both ends (10000)")
+    parser.add_argument("--size", default="10000", metavar="BYTES|auto", help="--frags of both ends (10000)")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="with fresh ends each time (1)")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     asked = parser.parse_args()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benches import results
+from benches import loopback, results, streams
 from benches.floor import compile_floor
 from benches.results import Result, note_figures, note_work, of_values, read, table
 
@@ -33,6 +33,18 @@ def benchmark(name: str, middle: float, extra: dict[str, Any] | None = None) -> 
 def write(path: Path, *benchmarks: dict[str, Any]) -> str:
     path.write_text(json.dumps({"benchmarks": benchmarks}))
     return str(path)
+
+
+# --- the ends
+
+
+@pytest.mark.parametrize(("script", "words"), [(loopback, []), (streams, ["bulk"])])
+@pytest.mark.parametrize(("given_size", "size"), [([], "10000"), (["--size", "auto"], "auto")])
+def test_the_size_goes_to_both_ends_as_it_was_given(
+    script: Any, words: list[str], given_size: list[str], size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script.__name__, *words, *given_size])
+    assert script.parse().size == size
 
 
 # --- results
