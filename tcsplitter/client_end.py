@@ -8,6 +8,7 @@ from math import inf
 
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.chunks import Control
+from tcsplitter.config import SessionConfig
 from tcsplitter.dialling import Dialling
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.flows import Flow
@@ -29,7 +30,6 @@ from tcsplitter.modes import MODES, PROTOCOLS, Kind, Mode, reserve
 from tcsplitter.noise import NoiseError
 from tcsplitter.outbox import Outbox
 from tcsplitter.pool import Random
-from tcsplitter.sending import SessionConfig
 from tcsplitter.session import STOPPED, Session
 from tcsplitter.shared import Handling
 from tcsplitter.stats import counted_line

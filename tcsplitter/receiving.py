@@ -40,11 +40,12 @@ from tcsplitter.streams import Stream
 if TYPE_CHECKING:
     from tcsplitter.acks import Acks
     from tcsplitter.carrier import Carrier, CarrierSet, PeerCarriers
+    from tcsplitter.config import SessionConfig
     from tcsplitter.flows import FlowTable
     from tcsplitter.keyring import Epoch, Keyring
     from tcsplitter.recovery import Recovery
     from tcsplitter.repair import Repair
-    from tcsplitter.sending import Sender, SessionConfig
+    from tcsplitter.sending import Sender
     from tcsplitter.shots import SentShot
     from tcsplitter.table import StreamTable
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -14,17 +13,15 @@ from tcsplitter.demand import MAX_WANT, Demand
 from tcsplitter.errors import LocalProtocolError
 from tcsplitter.hedging import Hedger
 from tcsplitter.lateness import SMALL
-from tcsplitter.modes import MODES, RESERVE, Kind, Mode
+from tcsplitter.modes import Kind
 from tcsplitter.parity import Stripes
-from tcsplitter.payload import REUSED_RATE
-from tcsplitter.pool import MAX_DIALING
 from tcsplitter.routes import Routes
-from tcsplitter.shared import Handling
 from tcsplitter.shots import Copies, SentShot
 
 if TYPE_CHECKING:
     from tcsplitter.acks import Acks
     from tcsplitter.carrier import CarrierSet
+    from tcsplitter.config import SessionConfig
     from tcsplitter.keyring import Epoch, Keyring
     from tcsplitter.outbox import Outbox
     from tcsplitter.recovery import Recovery
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
     from tcsplitter.shared import Shared
     from tcsplitter.table import ControlFrame, StreamTable
 
-DIAL_SHARE = 0.7
-"""Of the dials that may be under way so many are enough for an RTT; payloads grow before it takes more."""
 FILL_TIMES = 2.0
 """A stripe that is being filled is given so many times what that takes at the rate of the line."""
 TAIL_FROM, TAIL_JITTER = 4_000, 0.1
@@ -41,39 +36,6 @@ TAIL_FROM, TAIL_JITTER = 4_000, 0.1
 overtake each other: the window of RACK for that is a quarter (RFC 8985)."""
 MAX_GONE = 64
 """Carriers in one shot that are said to be given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
-    """How this end takes part in a session."""
-
-    client: bool
-    mode: Mode = MODES["fling"]
-    handling: Handling = field(default_factory=Handling)
-    reuse: int = 1
-    """Data shots per carrier and half; 0: no limit."""
-    idle: float = 25.0
-    """Seconds for which a carrier may stay unused."""
-    reserve: int = RESERVE
-    """Idle carriers that bulk leaves alone."""
-    fixed: bool = False
-    """The pool does not grow."""
-    most: int = MAX_WANT
-    """Idle carriers that the pool can have at all, as far as this end's want goes."""
-    datagrams: bool = False
-    """The session carries flows, not streams."""
-
-    @property
-    def most_small(self) -> float:
-        """Bytes that can leave in an RTT in payloads that have not grown, as far as carriers for them can be dialled, or where
-        these are used again without limit in a second; infinity where the user set their size or what counts payloads."""
-        handling = self.handling
-        counted = handling.tock or handling.playout.beat or handling.fec.data or not handling.retries.resend
-        if counted or self.fixed or self.datagrams or self.reuse > 1 or not handling.grows:
-            return inf
-        if not self.reuse:
-            return REUSED_RATE
-        return DIAL_SHARE * MAX_DIALING // len(self.mode.pools) * handling.size
 
 
 class Sender:

@@ -10,6 +10,7 @@ from math import inf
 
 from tcsplitter._core import ShotReader
 from tcsplitter.carrier import Carrier, Op
+from tcsplitter.config import SessionConfig
 from tcsplitter.demand import MAX_WANT
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.handshake import (
@@ -33,7 +34,6 @@ from tcsplitter.newcomers import Newcomer, Newcomers
 from tcsplitter.noise import NoiseError
 from tcsplitter.outbox import Outbox
 from tcsplitter.pool import Random
-from tcsplitter.sending import SessionConfig
 from tcsplitter.session import STOPPED, Session
 from tcsplitter.shared import Handling
 from tcsplitter.stats import counted_line

@@ -15,6 +15,7 @@ from logging import WARNING
 
 from tcsplitter.acks import Acks
 from tcsplitter.carrier import Carrier, CarrierSet, Op, PeerCarriers
+from tcsplitter.config import SessionConfig
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.flows import FlowTable
 from tcsplitter.keyring import Keyring
@@ -25,7 +26,7 @@ from tcsplitter.receiving import Receiver, Record
 from tcsplitter.recovery import Recovery
 from tcsplitter.repair import Repair
 from tcsplitter.routes import Routes
-from tcsplitter.sending import Sender, SessionConfig
+from tcsplitter.sending import Sender
 from tcsplitter.shared import Shared
 from tcsplitter.table import StreamTable
 

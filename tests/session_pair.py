@@ -14,10 +14,10 @@ from shots import AEAD
 
 from tcsplitter._core import ACK, PARITY, STREAM, ShotReader, open_frames, open_parity
 from tcsplitter.carrier import Carrier, Op
+from tcsplitter.config import SessionConfig
 from tcsplitter.flows import Flow
 from tcsplitter.modes import MODES
 from tcsplitter.outbox import Outbox
-from tcsplitter.sending import SessionConfig
 from tcsplitter.session import Session
 from tcsplitter.shared import Handling
 from tcsplitter.shots import SentShot

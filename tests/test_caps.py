@@ -27,6 +27,7 @@ from tcsplitter import (
 )
 from tcsplitter._core import ACK, CLOSE, MAX_SEALED, PARITY, RESET, STREAM_CREDIT, TAG_SIZE, Fec, ShotWriter
 from tcsplitter.carrier import Action, Carrier, Op
+from tcsplitter.config import SessionConfig
 from tcsplitter.credit import GAP_GROWTH, INITIAL_WINDOW, MAX_WINDOW, SESSION_WINDOW
 from tcsplitter.handshake import NO_SESSION, STATUS_CONTINUES, STATUS_NEW, STATUS_NO_ROOM, Gate, Initiator
 from tcsplitter.keyring import MAX_EPOCH_SHOTS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch
@@ -35,7 +36,6 @@ from tcsplitter.options import MAX_PAYLOAD
 from tcsplitter.outbox import Outbox
 from tcsplitter.rebuild import KEEP_SECONDS, MAX_KEPT, MAX_KEPT_BYTES, MAX_STRIPE_BYTES, MAX_STRIPES, SWEEP_SECONDS
 from tcsplitter.receiving import MAX_PIECES
-from tcsplitter.sending import SessionConfig
 from tcsplitter.server_end import MAX_PROVISIONAL, MAX_SESSIONS, PROVISIONAL_SECONDS
 from tcsplitter.session import MAX_PARTIAL, Session
 from tcsplitter.streams import TOO_MANY

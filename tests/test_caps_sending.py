@@ -25,6 +25,7 @@ from tcsplitter._core import (
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.client_end import MAX_ATTEMPTS, ClientConfig, ClientEnd
+from tcsplitter.config import SessionConfig
 from tcsplitter.credit import INITIAL_WINDOW, SESSION_WINDOW
 from tcsplitter.demand import MAX_WANT
 from tcsplitter.handshake import Gate, Initiator
@@ -36,7 +37,7 @@ from tcsplitter.payload import PayloadSize
 from tcsplitter.pool import DIAL_BURST, DIALS_PER_SECOND, MAX_DIALING, DialBudget, Pool
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS, Recovery
 from tcsplitter.scheduler import MAX_CHUNKS
-from tcsplitter.sending import MAX_GONE, SessionConfig
+from tcsplitter.sending import MAX_GONE
 from tcsplitter.session import Session
 from tcsplitter.shared import MAX_UNSENT, MOST_UNSENT, Handling
 from tcsplitter.shots import SentShot

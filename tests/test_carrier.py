@@ -13,10 +13,10 @@ from shots import AEAD, seal
 from tcsplitter._core import FINAL, HEADER_SIZE, ShotReader, ShotWriter
 from tcsplitter.carrier import Action, Carrier, CarrierSet, Op, PeerCarriers
 from tcsplitter.chunks import Control
+from tcsplitter.config import SessionConfig
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.modes import Kind
 from tcsplitter.outbox import Outbox
-from tcsplitter.sending import SessionConfig
 from tcsplitter.session import Session
 
 NOW = 100.0

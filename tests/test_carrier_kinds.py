@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcsplitter.carrier import Action, Carrier, CarrierSet, Op
+from tcsplitter.config import SessionConfig
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.outbox import Outbox
-from tcsplitter.sending import SessionConfig
 from tcsplitter.session import Session
 
 NOW = 100.0

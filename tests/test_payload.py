@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from simulator import Line, Network, Plan
 
 from tcsplitter.client_end import ClientConfig
+from tcsplitter.config import DIAL_SHARE, SessionConfig
 from tcsplitter.modes import MODES
 from tcsplitter.options import Address, ClientOptions, Fec, Playout, Retries
 from tcsplitter.payload import FIRST_FLIGHT, GROW_FROM, LARGE, REUSED, REUSED_RATE, SHRINK_BELOW, SMALL, PayloadSize
 from tcsplitter.pool import MAX_DIALING
 from tcsplitter.program import handling_of
-from tcsplitter.sending import DIAL_SHARE, SessionConfig
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.shared import MAX_UNSENT, MOST_UNSENT, Handling, Shared
 

@@ -10,12 +10,12 @@ from simulator import Line, Network, Plan
 
 from tcsplitter.carrier import Carrier
 from tcsplitter.client_end import ClientConfig
+from tcsplitter.config import SessionConfig
 from tcsplitter.demand import MAX_WANT, OPENING_RTTS
 from tcsplitter.lateness import CLEAN_SHARE, MAX_TWINS, SMALL
 from tcsplitter.modes import RESERVE, Kind
 from tcsplitter.options import Fec
 from tcsplitter.outbox import Outbox
-from tcsplitter.sending import SessionConfig
 from tcsplitter.server_end import ServerConfig
 from tcsplitter.session import Session
 from tcsplitter.shared import Handling
