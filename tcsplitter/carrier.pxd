@@ -38,7 +38,6 @@ cdef class CarrierSet:
     cpdef Carrier take(self, long long reserve, bint sure=?, without=?)
     cpdef Carrier take_idle(self, kind, bint sure=?, without=?)
     cpdef used(self, Carrier carrier, bint final, double give_up_after, double now)
-    cpdef release(self, Carrier carrier, double now)
     cpdef suspend(self, Carrier carrier)
     cpdef resume(self, Carrier carrier)
     cpdef bint is_silent(self, Carrier carrier)

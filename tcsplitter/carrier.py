@@ -260,7 +260,7 @@ class CarrierSet:
         return unsure
 
     def used(self, carrier: Carrier, final: bool, give_up_after: float, now: float) -> None:
-        """A shot was written to this end's half; after a final one the half is complete."""
+        """A shot was written to this end's half, or what it was due for was said elsewhere; a `final` one completes it."""
         carrier.used_at = now
         carrier.ack_by = inf
         carrier.owes_ack = False
@@ -276,13 +276,6 @@ class CarrierSet:
         if not self._client:
             self._actions.append((Op.SHUT, carrier, b""))
         self.expire(carrier, now + give_up_after)
-
-    def release(self, carrier: Carrier, now: float) -> None:
-        """A half that was due is idle again without a shot: what was to be said was said elsewhere."""
-        carrier.used_at = now
-        carrier.ack_by = inf
-        carrier.owes_ack = False
-        self.idle[carrier.kind][carrier] = None
 
     def suspend(self, carrier: Carrier) -> None:
         """It is no longer idle: it is used, or due, or not to be trusted for now."""

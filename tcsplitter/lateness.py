@@ -29,7 +29,7 @@ USUAL_SAMPLES, REFRESH_SAMPLES = 128, 16
 OVERDUE_RTTS, OVERDUE_SPREAD, OVERDUE_SLACK = 1.1, 1.03, 0.002
 """The ack of a small shot is overdue after so many RTTs, the delay that an ack may have, and the slack in seconds; where their
 delays are known: after so many times their upper quartile, and the slack."""
-SMALL, SMALL_SAMPLES = 1_200, 32
+SMALL_SHOT, SMALL_SAMPLES = 1_200, 32
 """Bytes of a small shot; of how many of them delays are kept."""
 QUEUE_RTTS, QUEUE_SLACK = 1.25, 0.005
 """When the quickest of REFRESH_SAMPLES acks took so many RTTs, besides the delay of an ack and the slack, then a queue makes
@@ -69,7 +69,7 @@ class Lateness:
 
     def sample(self, age: float, size: int, rtt: float, ack_delay: float) -> bool:
         """The ack of a shot came at this age, where the other end may hold acks back for `ack_delay`: whether that is unusual."""
-        if size <= SMALL:
+        if size <= SMALL_SHOT:
             self._small.append(age)
         usual = max(rtt + ack_delay, self._usual)
         unusual = age > max(OUTLIER * usual, usual + WORTH_SECONDS)

@@ -32,7 +32,7 @@ from tcsplitter._core import (
 )
 from tcsplitter.chunks import Control
 from tcsplitter.errors import RemoteProtocolError
-from tcsplitter.lateness import SMALL
+from tcsplitter.lateness import SMALL_SHOT
 from tcsplitter.modes import Kind
 from tcsplitter.rebuild import Rebuilder
 from tcsplitter.streams import Stream
@@ -237,7 +237,7 @@ class Receiver:
     def _owe_ack(self, carrier: Carrier, number: int, size: int, now: float) -> None:
         """A data shot of so many bytes came on a carrier: its other half is to be used. No payload could keep an ack company
         where none may go."""
-        delay = self._acks.delay(self._recovery.min_rtt, size <= SMALL)
+        delay = self._acks.delay(self._recovery.min_rtt, size <= SMALL_SHOT)
         self._acks.elicited(number, delay, now)
         carrier.owes_ack = True
         if carrier.kind is not Kind.SYNC:

@@ -12,7 +12,7 @@ from tcsplitter.chunks import Control
 from tcsplitter.demand import MAX_WANT, Demand
 from tcsplitter.errors import LocalProtocolError
 from tcsplitter.hedging import Hedger
-from tcsplitter.lateness import SMALL
+from tcsplitter.lateness import SMALL_SHOT
 from tcsplitter.modes import Kind
 from tcsplitter.parity import Stripes
 from tcsplitter.routes import Routes
@@ -223,7 +223,9 @@ class Sender:
     def _send_twins(self) -> None:
         """Send twins of shots that are overdue or late, as far as there are carriers."""
         while (shot := self._hedger.next()) is not None:
-            if not self._send_twin(shot, self._for_twin(shot, shot.size <= SMALL), payload=self._config.handling.retries.resend):
+            if not self._send_twin(
+                shot, self._for_twin(shot, shot.size <= SMALL_SHOT), payload=self._config.handling.retries.resend
+            ):
                 return
             self._hedger.sent()
 
@@ -258,7 +260,7 @@ class Sender:
         need not be used now where there is nothing to say."""
         while (carrier := self._carriers.next_due()) is not None and carrier.ack_by <= self._now:
             if self._config.reuse != 1 and not carrier.rx_final and self._has_said_all():
-                self._carriers.release(carrier, self._now)
+                self._carriers.used(carrier, False, self._recovery.give_up_after, self._now)
             elif self._config.client or carrier.owes_ack:
                 self._send_ack(carrier)
             else:
@@ -283,7 +285,7 @@ class Sender:
         self._write_ack(carrier)
         shot, data = self._seal_data(carrier, chunks, control)
         takes_parity = self._takes_parity()
-        if shot.size <= SMALL or takes_parity:
+        if shot.size <= SMALL_SHOT or takes_parity:
             self._protect(shot, data, takes_parity)
         else:
             self._hedger.mind(shot)
@@ -293,7 +295,7 @@ class Sender:
         """A shot has left: see to it that its coming late, or never, is made up for."""
         sparse = all(self._shared.scheduler.is_sparse(chunk.source) for chunk in shot.chunks)
         twinned = False
-        if sparse and shot.size <= SMALL:
+        if sparse and shot.size <= SMALL_SHOT:
             twinned = self._hedge(shot)
         elif shot.chunks:
             self._hedger.mind(shot)
@@ -391,8 +393,9 @@ class Sender:
         each other it would only make the kernel take more of them for lost.
         """
         line = self._recovery.congestion
-        in_order = line.jitter < TAIL_JITTER * line.rtt
-        return size >= TAIL_FROM and in_order and not (self._recovery.lateness.is_clean or line.is_short)
+        if size < TAIL_FROM or line.is_short or self._recovery.lateness.is_clean:
+            return False
+        return line.jitter < TAIL_JITTER * line.rtt
 
     def _note_payload(self, carrier: Carrier) -> None:
         """The first payload on a carrier."""

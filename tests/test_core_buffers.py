@@ -41,6 +41,19 @@ def test_what_was_written_is_taken_without_a_copy() -> None:
     assert ours.take(30_000) is payload
 
 
+def test_much_of_what_was_written_at_once_is_taken_as_views_of_it() -> None:
+    ours = SendBuffer()
+    payload, following = STREAM[:25_000], STREAM[25_000:]
+    ours.write(payload)
+    ours.write(following)
+    one, two, across, small = ours.take(10_000), ours.take(10_000), ours.take(10_000), ours.take(100)
+    assert isinstance(one, memoryview)
+    assert isinstance(two, memoryview)
+    assert one.obj is two.obj is payload
+    assert (type(across), type(small)) == (bytes, bytes)
+    assert b"".join((one, two, across, small, ours.take(40_000))) == STREAM
+
+
 def test_many_small_writes_and_takes() -> None:
     ours = SendBuffer()
     for start in range(0, 30_000, 3):

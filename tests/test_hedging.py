@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tcsplitter.acks import Acks
 from tcsplitter.hedging import AGAIN_SHARE, LARGE_BURST, SMALL_BURST, SMALL_RATE, SMALL_SHARE, Allowance, Hedger
-from tcsplitter.lateness import OVERDUE_RTTS, OVERDUE_SLACK, SMALL
+from tcsplitter.lateness import OVERDUE_RTTS, OVERDUE_SLACK, SMALL_SHOT
 from tcsplitter.options import Fec, Retries
 from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import Recovery
@@ -109,9 +109,9 @@ def test_the_burst_at_its_cap_and_one_byte_beyond(rate: float, burst: int) -> No
 
 def test_a_shot_for_which_the_budget_was_spent_gets_its_twin_later() -> None:
     rig = Rig()
-    count = SMALL_BURST // SMALL + 5
+    count = SMALL_BURST // SMALL_SHOT + 5
     for _ in range(count):
-        rig.send(SMALL)
+        rig.send(SMALL_SHOT)
     found: list[int] = []
     for step in range(1, 20):
         twinned = rig.at(OVERDUE + step * RTT)
@@ -135,8 +135,8 @@ def test_twins_cost_no_more_than_they_may_whatever_is_sent(plan: list[tuple[floa
     rig = Rig(Handling(fec=AUTO if auto else Fec()))
     cost = 0
     for pause, size, arrives in plan:
-        sent = rig.send(size, watch=size <= SMALL)
-        if size <= SMALL:
+        sent = rig.send(size, watch=size <= SMALL_SHOT)
+        if size <= SMALL_SHOT:
             cost += size * rig.hedger.twins_at_once(size, rig.now)
         rig.now += pause
         if arrives:
@@ -151,9 +151,9 @@ def test_twins_cost_no_more_than_they_may_whatever_is_sent(plan: list[tuple[floa
 
 def test_where_the_budget_is_spent_there_are_no_twins() -> None:
     rig = Rig()
-    count = SMALL_BURST // SMALL
+    count = SMALL_BURST // SMALL_SHOT
     for _ in range(count + 20):
-        rig.send(SMALL)
+        rig.send(SMALL_SHOT)
     found = rig.at(OVERDUE)
     assert found == list(range(len(found)))
     assert count <= len(found) < count + 5
@@ -196,7 +196,7 @@ def test_an_overdue_shot_gets_as_many_twins_as_the_line_needs(share: float) -> N
 def test_what_is_known_about_acks_of_small_shots_counts() -> None:
     rig = Rig()
     for _ in range(100):
-        rig.recovery.lateness.sample(0.3, SMALL, RTT, 0.0)
+        rig.recovery.lateness.sample(0.3, SMALL_SHOT, RTT, 0.0)
     rig.send()
     due = rig.recovery.lateness.overdue_after(RTT, Acks.delay(RTT))
     assert due >= 0.3
@@ -344,10 +344,10 @@ def test_twins_at_once_are_all_or_none() -> None:
     rig = Rig(Handling(fec=AUTO))
     rig.recovery.lateness.share = 0.3
     count = rig.recovery.lateness.twins()
-    found = [rig.hedger.twins_at_once(SMALL, NOW) for _ in range(100)]
+    found = [rig.hedger.twins_at_once(SMALL_SHOT, NOW) for _ in range(100)]
     assert set(found) == {0, count}
-    assert sum(found) == SMALL_BURST // (count * SMALL) * count
-    assert rig.hedger.twins_at_once(SMALL, NOW + 1.0) == count
+    assert sum(found) == SMALL_BURST // (count * SMALL_SHOT) * count
+    assert rig.hedger.twins_at_once(SMALL_SHOT, NOW + 1.0) == count
 
 
 # --- while nothing else needs the line

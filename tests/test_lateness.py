@@ -32,8 +32,8 @@ from tcsplitter.lateness import (
     QUEUE_SLACK,
     REFRESH_SAMPLES,
     SHARE_SAMPLES,
-    SMALL,
     SMALL_SAMPLES,
+    SMALL_SHOT,
     USUAL_SAMPLES,
     Lateness,
 )
@@ -93,7 +93,7 @@ def test_old_delays_fade() -> None:
 # --- when a shot is late
 
 
-def sampled(ages: Iterable[float], rtt: float = RTT, size: int = SMALL + 1) -> Lateness:
+def sampled(ages: Iterable[float], rtt: float = RTT, size: int = SMALL_SHOT + 1) -> Lateness:
     """What acks of these ages tell."""
     lateness = Lateness(rtt)
     for age in ages:
@@ -137,13 +137,13 @@ def test_dead_carriers_do_not_say_what_is_late() -> None:
 def test_few_small_shots_say_nothing_about_their_acks(rtt: float, few: int, large: int) -> None:
     lateness = sampled([9.0] * large)
     for _ in range(few):
-        lateness.sample(9.0, SMALL, rtt, 0.0)
+        lateness.sample(9.0, SMALL_SHOT, rtt, 0.0)
     assert lateness.overdue_after(rtt, 0.01) == OVERDUE_RTTS * rtt + 0.01 + OVERDUE_SLACK
 
 
 @given(st.lists(st.floats(0.01, 2.0), min_size=SMALL_SAMPLES // 4, max_size=2 * SMALL_SAMPLES))
 def test_the_recent_small_shots_say_when_an_ack_is_overdue(ages: list[float]) -> None:
-    lateness = sampled(ages, size=SMALL)
+    lateness = sampled(ages, size=SMALL_SHOT)
     limit = (lateness.overdue_after(RTT, DELAY) - OVERDUE_SLACK) / OVERDUE_SPREAD
     recent = ages[-SMALL_SAMPLES:]
     assert 0.75 * len(recent) - 1e-9 <= sum(age <= limit * (1 + 1e-9) for age in recent)
@@ -248,10 +248,10 @@ def test_what_one_ack_says_together_does_not_overtake_itself() -> None:
 
 def test_what_is_usual_on_the_path_is_not_late() -> None:
     lateness = sampled([RTT] * USUAL_SAMPLES)
-    assert lateness.sample(2 * RTT, SMALL, RTT, DELAY)
+    assert lateness.sample(2 * RTT, SMALL_SHOT, RTT, DELAY)
     lateness = sampled([2 * RTT] * USUAL_SAMPLES)
-    assert not lateness.sample(2.5 * RTT, SMALL, RTT, DELAY)
-    assert lateness.sample(2 * RTT * OUTLIER * BUCKET + 0.001, SMALL, RTT, DELAY)
+    assert not lateness.sample(2.5 * RTT, SMALL_SHOT, RTT, DELAY)
+    assert lateness.sample(2 * RTT * OUTLIER * BUCKET + 0.001, SMALL_SHOT, RTT, DELAY)
 
 
 # --- queues
@@ -266,9 +266,9 @@ def test_a_queue_makes_all_late(batches: list[list[float]]) -> None:
     for batch in batches:
         before = lateness.queueing
         for age in batch[:-1]:
-            lateness.sample(age, SMALL, RTT, DELAY)
+            lateness.sample(age, SMALL_SHOT, RTT, DELAY)
             assert lateness.queueing == before
-        lateness.sample(batch[-1], SMALL, RTT, DELAY)
+        lateness.sample(batch[-1], SMALL_SHOT, RTT, DELAY)
         assert lateness.queueing == (min(batch) > QUEUED)
 
 
@@ -277,7 +277,7 @@ def test_queueing_begins_and_ends(age: float, queueing: bool) -> None:
     lateness = sampled([age] * REFRESH_SAMPLES)
     assert lateness.queueing == queueing
     for _ in range(REFRESH_SAMPLES):
-        lateness.sample(RTT, SMALL, RTT, DELAY)
+        lateness.sample(RTT, SMALL_SHOT, RTT, DELAY)
     assert not lateness.queueing
 
 
@@ -288,7 +288,7 @@ def test_what_a_queue_makes_late_is_not_counted() -> None:
         lateness.count(late)
         assert lateness.share == before
     for _ in range(REFRESH_SAMPLES):
-        lateness.sample(RTT, SMALL, RTT, DELAY)
+        lateness.sample(RTT, SMALL_SHOT, RTT, DELAY)
     lateness.count(True)
     assert lateness.share > before
 
@@ -338,7 +338,7 @@ def test_so_many_twins_that_hardly_ever_all_are_late(share: float) -> None:
 def test_a_clean_line_gets_one_twin_and_no_parity() -> None:
     lateness = Lateness(RTT)
     for _ in range(2000):
-        lateness.count(lateness.sample(RTT, SMALL, RTT, DELAY))
+        lateness.count(lateness.sample(RTT, SMALL_SHOT, RTT, DELAY))
     assert lateness.share < CLEAN_SHARE
     assert lateness.twins() == 1
     assert {lateness.parity(data) for data in range(1, 50)} == {0}
@@ -353,5 +353,5 @@ def test_no_parity_where_a_queue_makes_shots_late() -> None:
     lateness = with_share(0.2)
     assert lateness.parity(10) > 0
     for _ in range(REFRESH_SAMPLES):
-        lateness.sample(10 * RTT, SMALL, RTT, DELAY)
+        lateness.sample(10 * RTT, SMALL_SHOT, RTT, DELAY)
     assert lateness.parity(10) == 0

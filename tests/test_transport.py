@@ -123,20 +123,13 @@ def test_the_queue_is_bounded(either: Harness, monkeypatch: pytest.MonkeyPatch) 
     peer.close()
 
 
-def test_the_last_write_and_fin_share_a_segment(either: Harness) -> None:
+@pytest.mark.parametrize(("op", "segments"), [(Op.WRITE, 1), (Op.TAIL, 2)])
+def test_the_last_write_and_fin_share_a_segment_and_a_tail_has_one_of_its_own(either: Harness, op: Op, segments: int) -> None:
     carrier, peer = either.connect()
     before = segments_in(peer)
-    either.do((Op.WRITE, carrier, b"hello"), (Op.WRITE, carrier, b"shot"), (Op.SHUT, carrier))
-    assert read_all(peer) == b"helloshot"
-    assert segments_in(peer) == before + 1
-
-
-def test_a_tail_has_a_segment_of_its_own_and_shares_it_with_fin(either: Harness) -> None:
-    carrier, peer = either.connect()
-    before = segments_in(peer)
-    either.do((Op.WRITE, carrier, b"shot"), (Op.TAIL, carrier, b"tail"), (Op.SHUT, carrier))
-    assert read_all(peer) == b"shottail"
-    assert segments_in(peer) == before + 2
+    either.do((Op.WRITE, carrier, b"shot"), (op, carrier, b"last"), (Op.SHUT, carrier))
+    assert read_all(peer) == b"shotlast"
+    assert segments_in(peer) == before + segments
 
 
 def test_a_progress_report_counts_the_queue_and_the_kernel(either: Harness) -> None:

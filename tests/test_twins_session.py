@@ -15,7 +15,7 @@ from tcsplitter._core import ACK, CREDIT, HEADER_SIZE, PING, RESET, STREAM, TAG_
 from tcsplitter.carrier import Carrier
 from tcsplitter.chunks import Control
 from tcsplitter.hedging import SMALL_BURST, SMALL_SHARE
-from tcsplitter.lateness import SMALL
+from tcsplitter.lateness import SMALL_SHOT
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.options import Fec, Retries
 from tcsplitter.shared import Handling
@@ -303,18 +303,18 @@ def test_where_payload_is_never_sent_twice_control_frames_are() -> None:
 
 def overtaken() -> tuple[Pair, Sent]:
     """A pair on a line whose delays are known, and a larger shot that is missing while all younger ones arrived."""
-    pair = opened(Handling(size=2 * SMALL), carriers=200)
+    pair = opened(Handling(size=2 * SMALL_SHOT), carriers=200)
     (mine,) = pair.client.streams
     for _ in range(60):
-        mine.write(bytes(4 * SMALL))
+        mine.write(bytes(4 * SMALL_SHOT))
         pair.settle()
         read(next(iter(pair.server.streams)))
     assert pair.counted(CLIENT, "hedges_sent") == 0
-    mine.write(bytes(4 * SMALL))
+    mine.write(bytes(4 * SMALL_SHOT))
     slow = pair.flush()[0]
     pair.lose(slow)
     pair.now += 0.001
-    mine.write(bytes(12 * SMALL))
+    mine.write(bytes(12 * SMALL_SHOT))
     pair.settle()
     return pair, slow
 
@@ -323,7 +323,7 @@ def test_a_larger_shot_that_was_overtaken_gets_one_twin() -> None:
     pair, slow = overtaken()
     pair.now = slow.left_at + 2 * RTT
     (mine,) = pair.client.streams
-    mine.write(bytes(12 * SMALL))  # something else happens
+    mine.write(bytes(12 * SMALL_SHOT))  # something else happens
     pair.settle()
     pair.now += 2 * RTT
     pair.settle()

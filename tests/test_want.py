@@ -12,7 +12,7 @@ from tcsplitter.carrier import Carrier
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.config import SessionConfig
 from tcsplitter.demand import MAX_WANT, OPENING_RTTS
-from tcsplitter.lateness import CLEAN_SHARE, MAX_TWINS, SMALL
+from tcsplitter.lateness import CLEAN_SHARE, MAX_TWINS, SMALL_SHOT
 from tcsplitter.modes import RESERVE, Kind
 from tcsplitter.options import Fec
 from tcsplitter.outbox import Outbox
@@ -214,7 +214,7 @@ def test_parity_that_is_asked_for_goes_with_bulk_too(side: int) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize(("size", "copies"), [(100, 3), (SMALL + 100, 1), (SIZE, 1)])
+@pytest.mark.parametrize(("size", "copies"), [(100, 3), (SMALL_SHOT + 100, 1), (SIZE, 1)])
 def test_on_a_full_line_only_small_shots_are_sent_more_than_once(size: int, copies: int, side: int) -> None:
     line = FullLine(AUTO, side)
     sent = line.say(size)
@@ -225,7 +225,7 @@ def test_on_a_full_line_only_small_shots_are_sent_more_than_once(size: int, copi
 
 
 @both_ways
-@pytest.mark.parametrize("size", [SMALL + 100, SIZE])
+@pytest.mark.parametrize("size", [SMALL_SHOT + 100, SIZE])
 def test_what_is_sent_now_and_then_has_parity_once_the_line_has_had_room_for_an_rtt(size: int, side: int) -> None:
     line = FullLine(AUTO, side)
     line.drain()
