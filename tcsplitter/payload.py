@@ -7,13 +7,14 @@ from math import inf
 
 SMALL = 10_000
 """Bytes of a payload, where the user sets none."""
-LARGE = 43_000
-"""Bytes of a payload that has grown: a fresh connection sends three times FIRST_FLIGHT in two round trips."""
+LARGE = 39_000
+"""Bytes of a payload that has grown: what a fresh connection sends in two round trips, with segments down to 1,360 bytes."""
 REUSED, REUSED_RATE = 131_072, 64_000_000
 """The same where carriers are used again without limit: nothing is dialled for a payload, so the larger it is the less it costs.
 At so many bytes per second it holds up a keystroke behind it for 2 ms; on slower lines it does not grow."""
-FIRST_FLIGHT = 14_480
-"""Bytes that a fresh connection sends before it waits for an ack: ten segments (RFC 6928), with timestamps."""
+FIRST_FLIGHT, SEGMENT = 14_480, 1_448
+"""Bytes that a fresh connection sends before it waits for an ack: ten segments (RFC 6928), with timestamps; one of them may be
+the hello, while that is not acknowledged."""
 GROW_FROM, SHRINK_BELOW, NEWS = 0.5, 0.25, 0.25
 """Payloads grow only while so large a share of what they may be small for is sent, and shrink below the other; what was sent is
 an average, with this weight for the newest round."""
@@ -40,7 +41,7 @@ class PayloadSize:
 
     def flights_of(self, size: int) -> int:
         """Round trips that so many bytes take on a connection that doubles in each what it sends (RFC 5681)."""
-        return max(1, -(-size // FIRST_FLIGHT)).bit_length() if self._fresh else 1
+        return (-(-(size + SEGMENT) // FIRST_FLIGHT)).bit_length() if self._fresh else 1
 
     def follow(self, rate: float, used: float, rtt: float) -> bool:
         """A round is over: the line would carry so many bytes in a second, and so many arrived. Whether payloads have grown whose

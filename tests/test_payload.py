@@ -14,7 +14,7 @@ from tcsplitter.client_end import ClientConfig
 from tcsplitter.config import DIAL_SHARE, SessionConfig
 from tcsplitter.modes import MODES
 from tcsplitter.options import Address, ClientOptions, Fec, Playout, Retries
-from tcsplitter.payload import FIRST_FLIGHT, GROW_FROM, LARGE, REUSED, REUSED_RATE, SHRINK_BELOW, SMALL, PayloadSize
+from tcsplitter.payload import FIRST_FLIGHT, GROW_FROM, LARGE, REUSED, REUSED_RATE, SEGMENT, SHRINK_BELOW, SMALL, PayloadSize
 from tcsplitter.pool import MAX_DIALING
 from tcsplitter.program import handling_of
 from tcsplitter.server_end import ServerConfig
@@ -52,14 +52,19 @@ def changes(seen: list[int]) -> int:
 @given(st.integers(0, 2**24))
 def test_a_fresh_connection_doubles_what_it_sends_in_each_round_trip(size: int) -> None:
     flights = PayloadSize(size).flights
-    assert size <= FIRST_FLIGHT * (2**flights - 1)
-    assert flights == 1 or size > FIRST_FLIGHT * (2 ** (flights - 1) - 1)
+    assert size + SEGMENT <= FIRST_FLIGHT * (2**flights - 1)
+    assert flights == 1 or size + SEGMENT > FIRST_FLIGHT * (2 ** (flights - 1) - 1)
 
 
 def test_payloads_fill_the_round_trips_they_take() -> None:
     assert PayloadSize(SMALL + SHOT_OVERHEAD).flights == 1
     assert PayloadSize(LARGE + SHOT_OVERHEAD).flights == 2
-    assert PayloadSize(LARGE + 1_000).flights == 3
+    assert PayloadSize(42_000).flights == 3
+
+
+@pytest.mark.parametrize(("size", "segment", "flights"), [(SMALL, 1_208, 1), (LARGE, 1_360, 2)])
+def test_payloads_fit_beside_a_hello_where_segments_are_short(size: int, segment: int, flights: int) -> None:
+    assert size + SHOT_OVERHEAD <= (10 * (2**flights - 1) - 1) * segment
 
 
 @given(st.integers(0, 2**24))
