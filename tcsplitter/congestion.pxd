@@ -9,11 +9,12 @@ cdef class Congestion:
     cdef public Cap cap
     cdef public Overrun overrun
     cdef public bint polite
-    cdef public double rate, min_rtt, rtt, queue, jitter, opens_at
+    cdef public double rate, min_rtt, rtt, queue, jitter, opens_at, began_at
     cdef public long long rounds
     cdef double _gain, _pace
     cdef public bint _startup
     cdef bint _is_first, _untried
+    cdef long long _first_bytes
     cdef list _min_rtts
     cdef double _min_rtt_since, _round_at, _round_rtt, _round_rate
     cdef int _flat_rounds

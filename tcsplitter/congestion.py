@@ -103,12 +103,16 @@ class Congestion:
         """How many there were."""
         self.opens_at = -inf
         """When the pace allows the next shot."""
+        self.began_at = -inf
+        """When a shot was sent while none was under way."""
         self._gain = STARTUP_GAIN
         self._pace = inf
         """Bytes per second; none before a rate is known."""
         self._startup = True
         self._is_first = True
         """Nothing is known that speaks against what may be tried at first."""
+        self._first_bytes = INITIAL_BYTES
+        """What that is: it doubles by what arrives, once, while at least half of it is used (as slow start, RFC 5681)."""
         self._min_rtts = [inf, inf]
         self._min_rtt_since = -inf
         self._round_at = 0.0
@@ -181,7 +185,7 @@ class Congestion:
         """A shot goes; `under_way`: bytes that were before it."""
         now = shot.sent_at
         if not under_way:
-            self._delivered_at = self._first_sent_at = now
+            self._delivered_at = self._first_sent_at = self.began_at = now
         self._under_way = under_way
         shot.delivered = self._delivered
         shot.delivered_at = self._delivered_at
@@ -203,6 +207,8 @@ class Congestion:
         longer (draft-cheng-iccrg-delivery-rate-estimation)."""
         self._share = min(1.0, self._share * REGAIN)
         self._delivered += shot.size
+        if self._is_first and self._first_bytes < 2 * self._under_way:
+            self._first_bytes = min(self._first_bytes + shot.size, 2 * INITIAL_BYTES)
         interval = max(now - shot.delivered_at, shot.sent_at - shot.first_sent_at, self.flight)
         self._delivered_at = now
         self._first_sent_at = max(self._first_sent_at, shot.sent_at)
@@ -235,7 +241,7 @@ class Congestion:
             held_up = min(self.queue, self.rtt) if self._contest else 0.0
             bound = gain * self.rate * (self.flight + held_up + JITTER_WINDOW * self.jitter + SLACK) + 2 * self.size.bytes
             if self._is_first:
-                bound = max(bound, INITIAL_BYTES)
+                bound = max(bound, self._first_bytes)
         return max(self.size.bytes, self._share * max(LEAST_SHOTS * self.size.bytes, bound))
 
     def rate_at(self, now: float) -> float:
@@ -263,7 +269,7 @@ class Congestion:
         if self._gain <= 1.0:
             pace = min(pace, HEADROOM * self.overrun.limit)
         if self._is_first:
-            pace = max(pace, INITIAL_BYTES / self.rtt)
+            pace = max(pace, self._first_bytes / self.rtt)
         if self.opens_at > now:
             self.opens_at = now + (self.opens_at - now) * self._pace / pace
         self._pace = pace

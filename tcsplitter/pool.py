@@ -12,7 +12,7 @@ MAX_DIALING = 224
 (newcomers.MAX_PER_ADDRESS)."""
 DIALS_PER_SECOND, DIAL_BURST = 10_000, 512
 """The same of dials that begin."""
-GROWTH = 4
+GROWTH = 8
 """The pool may grow by this factor in an RTT."""
 SLOW_RTTS, SLOW_SECONDS = 3.0, 0.25
 """A dial that takes longer than the larger of these is raced by another."""

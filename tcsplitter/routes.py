@@ -34,8 +34,11 @@ class Routes:
         self._silent: set[Carrier] = set()
 
     def payload(self, urgent: bool, now: float) -> Carrier | None:
-        """A carrier for payload; bulk leaves the reserve alone, unless nothing is under way that could say what it wants."""
-        reserve = 0 if urgent or not self._recovery.in_flight else self._reserve
+        """A carrier for payload; bulk leaves the reserve alone, but not in its first round trip, which it would lose waiting for
+        dials."""
+        line = self._recovery.congestion
+        begins = not self._recovery.in_flight or now < line.began_at + line.rtt
+        reserve = 0 if urgent or begins else self._reserve
         if self._yields:
             reserve = max(reserve, self._left_to_peer(now))
         return self._carriers.take(reserve, urgent)

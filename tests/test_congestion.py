@@ -306,13 +306,22 @@ def test_an_ack_that_was_lost_once_does_not_end_what_is_tried_at_first() -> None
     account = make(4)
     account.dialled(0.1, 0.0)
     ack(account, 0, 0, 0.1)
-    tried = account.congestion.window()
     ack(account, 1, 1, 0.4)
-    assert account.congestion.window() == tried >= INITIAL_BYTES
+    assert account.congestion.window() == INITIAL_BYTES
     ack(account, 2, 3, 0.4, answered=3)
     ack(account, 3, 3, 0.4)
     account.dialled(0.4, 0.4)
     assert account.congestion.window() < INITIAL_BYTES
+
+
+@pytest.mark.parametrize(("used", "grows"), [(0.45, 0), (1.0, 1)])
+def test_what_is_tried_at_first_grows_by_what_arrives_where_it_is_used(used: float, grows: int) -> None:
+    count = int(used * INITIAL_BYTES / SIZE)
+    account = make(count + 1)
+    account.dialled(0.5, 0.0)
+    for number in range(4 * count // 5):  # with more the rate allows as much
+        ack(account, number, number, 0.5)
+        assert account.congestion.window() == INITIAL_BYTES + grows * (number + 1) * SIZE
 
 
 def test_a_full_line_halves_the_bound_down_to_a_floor() -> None:
@@ -335,14 +344,14 @@ def test_one_shot_always_may_go() -> None:
 def test_each_ack_regains_a_little_up_to_the_whole() -> None:
     account = make(100)
     congestion = account.congestion
-    congestion.rate = 1e6
+    congestion.rate = 1e7
     whole = congestion.window()
     for _ in range(4):
         congestion.on_full()
     seen = [congestion.window()]
     for number in range(80):
         ack(account, number, number, 1.0, answered=0, delay=1.0 - 0.2)
-        congestion.rate = 1e6
+        congestion.rate = 1e7
         seen.append(congestion.window())
     assert seen[1] / seen[0] == pytest.approx(REGAIN)
     assert seen == sorted(seen)

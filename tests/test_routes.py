@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 import pytest
+from account import shot
 from hypothesis import given
 from hypothesis import strategies as st
 from owner import Owner
@@ -123,6 +124,16 @@ def test_bulk_leaves_the_reserve_alone(mode: str, client: bool) -> None:
         rig.add(first)
         assert (rig.routes.payload(False, NOW) is not None) == (count > 2)
         assert rig.routes.payload(True, NOW) is not None
+
+
+@MODE
+@CLIENT
+def test_bulk_takes_the_reserve_in_its_first_round_trip(mode: str, client: bool) -> None:
+    rig = Rig(mode, client, keep=2)
+    rig.recovery.on_sent(shot(0, NOW))
+    rig.add(rig.mode.carries(client)[0])
+    assert rig.routes.payload(False, NOW + 1.1 * RTT) is None
+    assert rig.routes.payload(False, NOW + 0.9 * RTT) is not None
 
 
 @MODE
