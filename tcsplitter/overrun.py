@@ -23,7 +23,7 @@ LEAST_SHOTS, LEAST_SHARE = 8, 0.8
 """Rounds with fewer shots tell nothing; where less than this share of the rate was sent, it was not this end that overran it."""
 DEVIATIONS, STRAYS = 2.5, 2.0
 """A round has lost more than is usual if so many standard deviations, and so many shots besides, are more late."""
-FADES, LEAST_KNOWN = 0.95, 16
+FADES, LEAST_KNOWN = 0.95, 64
 """The weight that rounds keep in what is usual with each that follows, and from how many shots on it is known."""
 STUBBORN, STUBBORN_SHARE = 3, 0.7
 """Where the share of late shots is still so many times the first one after so many reductions in a row, the loss is not of this

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import inf
-from statistics import median
 
 import pytest
 from account import SIZE, shot
@@ -32,18 +31,14 @@ def test_a_short_queue_is_not_overrun(rate: float, rtt: float, room: int, seed: 
     assert path.wire - wire < 1.13 * carried
 
 
+@seeds
 @pytest.mark.parametrize("loss", [0.01, 0.03, 0.05])
-def test_what_is_lost_at_any_pace_costs_nothing(loss: float) -> None:
-    """But for one run in fifty, where what is lost by chance looks for a while as if the pace had done it."""
-    shares = []
-    for seed in range(9):
-        path = DroppingPath(20 * MBIT, 0.15, SIZE, 375_000, loss, seed)
-        path.run(2)
-        since = path.now
-        path.run(8)
-        shares.append(path.throughput(since) / ((1 - loss) * path.rate))
-    assert median(shares) > 0.97
-    assert min(shares) > 0.85
+def test_what_is_lost_at_any_pace_costs_nothing(loss: float, seed: int) -> None:
+    path = DroppingPath(20 * MBIT, 0.15, SIZE, 375_000, loss, seed)
+    path.run(2)
+    since = path.now
+    path.run(8)
+    assert path.throughput(since) > 0.95 * (1 - loss) * path.rate
 
 
 @seeds
