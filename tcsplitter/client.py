@@ -11,6 +11,7 @@ from tcsplitter.options import Address, ClientOptions
 from tcsplitter.program import Chance, Program, handling_of, raise_descriptor_limit
 from tcsplitter.streams import REFUSED
 from tcsplitter.transport import Dialler
+from tcsplitter.tuning import Tuning
 from tcsplitter.udp import UdpListener, bind_udp
 
 LISTEN_BACKLOG = 1024
@@ -52,7 +53,7 @@ class _Client(Program):
             Kind.SYNC: options.r_sync or options.r_fling,
             Kind.RETRY: options.r_fling_r or options.r_fling,
         }
-        self.serve(end, Dialler(self.reactor, addresses, end, options.mtu))
+        self.serve(end, Dialler(self.reactor, addresses, end, Tuning(options.mtu, options.size or 0)))
 
     def tend(self, now: float) -> None:
         """Dial, and whatever else can wait."""

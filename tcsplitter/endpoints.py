@@ -20,6 +20,7 @@ from tcsplitter.net import Resolver, Target, abort, start_connect
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, Source, Timer, Watched
 from tcsplitter.streams import REFUSED
+from tcsplitter.tuning import widen
 
 READ_SIZE = 1_048_576  # bytes of one read from a local program; without a tick there is one in a wake
 WRITE_LIMIT = 1_048_576  # bytes written to a local program in one go
@@ -66,7 +67,7 @@ class Endpoints:
 
     def join(self, sock: SocketType, stream: Stream, now: float) -> None:
         """Join a connected, non-blocking socket to a stream."""
-        _widen(sock)
+        widen(sock, READ_SIZE)  # by itself it may stay at the first 64 KB for good
         stream.app = endpoint = TcpEndpoint(self, sock, stream)
         endpoint.update(now)
 
@@ -89,16 +90,6 @@ class Endpoints:
             endpoint.check()
         if self._blind:
             self._check.at(now + CHECK_EVERY)
-
-
-def _widen(sock: SocketType) -> None:
-    """Let the kernel keep as much of what the program sends as one read takes.
-
-    To be told to wait for so much makes the buffer that large, and it goes on to adapt itself, unlike after SO_RCVBUF.
-    By itself it may stay at the first 64 KB for good.
-    """
-    for least in (READ_SIZE, 1):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
 
 class Joint:

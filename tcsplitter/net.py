@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fcntl import ioctl
 from logging import WARNING
 from selectors import EVENT_READ
-from socket import IPPROTO_TCP, SO_LINGER, SOL_SOCKET, TCP_NODELAY, TCP_QUICKACK, SocketType
+from socket import IPPROTO_TCP, SO_LINGER, SOL_SOCKET, TCP_NODELAY, SocketType
 from typing import Any
 
 from tcsplitter.errors import ConfigError
@@ -24,12 +24,12 @@ ACCEPT_PAUSE = 0.1  # seconds without accepting when descriptors or memory ran o
 RESOLVE_PAUSE = 1.0  # seconds between two look-ups of the same name
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-_HEADERS: dict[int, int] = {socket.AF_INET: 40, socket.AF_INET6: 60}  # bytes of a packet's IP and TCP headers without options
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _NO_BYTES = bytes(4)
 _NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 Target = tuple[socket.AddressFamily, tuple[Any, ...]]  # what socket() and connect() take
+Prepare = Callable[[SocketType], None]
 
 
 def abort(sock: SocketType) -> None:
@@ -42,19 +42,17 @@ def unacknowledged(fd: int) -> int:
     return int.from_bytes(ioctl(fd, termios.TIOCOUTQ, _NO_BYTES), sys.byteorder)
 
 
-def start_connect(target: Target, quick_ack: bool = True, mtu: int = 0) -> SocketType:
+def start_connect(target: Target, prepare: Prepare | None = None) -> SocketType:
     """A socket that is connecting; it becomes writable when that is decided. OSError if it is refused at once.
 
-    `quick_ack` False: the last step of TCP's handshake waits for the first data and goes with it.
-    `mtu`: bytes of the largest packets, in both directions; 0: what the kernel finds out.
+    `prepare` is given the socket before it connects.
     """
     family, sockaddr = target
     sock = SocketType(family, _NON_BLOCKING, IPPROTO_TCP)
     try:
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        _limit_segments(sock, mtu)
-        if not quick_ack:
-            sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
+        if prepare is not None:
+            prepare(sock)
         code = sock.connect_ex(sockaddr)
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, os.strerror(code))
@@ -179,16 +177,16 @@ class Listener(Watched):
         self.watch(EVENT_READ)
 
 
-def listen_on(flag: str, address: Address, backlog: int, mtu: int = 0) -> list[socket.socket]:
+def listen_on(flag: str, address: Address, backlog: int, prepare: Prepare | None = None) -> list[socket.socket]:
     """Listening sockets on every target of the address, all on one port. ConfigError names the flag and says what to do.
 
-    `mtu`: bytes of the largest packets of what is accepted, in both directions; 0: what the kernel finds out.
+    `prepare` is given each of them before it listens.
     """
     sockets: list[socket.socket] = []
     try:
         for family, sockaddr in _look_up(address, 0):
             port = sockets[0].getsockname()[1] if sockets else address.port
-            sockets.append(_listen(family, (sockaddr[0], port, *sockaddr[2:]), backlog, mtu))
+            sockets.append(_listen(family, (sockaddr[0], port, *sockaddr[2:]), backlog, prepare))
     except (OSError, UnicodeError) as error:
         for sock in sockets:
             sock.close()
@@ -196,24 +194,19 @@ def listen_on(flag: str, address: Address, backlog: int, mtu: int = 0) -> list[s
     return sockets
 
 
-def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], backlog: int, mtu: int) -> socket.socket:
+def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], backlog: int, prepare: Prepare | None) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux hands this and the next down to what is accepted
-        _limit_segments(sock, mtu)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux hands this down to what is accepted
+        if prepare is not None:
+            prepare(sock)
         sock.bind(sockaddr)
         sock.listen(backlog)
     except OSError:
         sock.close()
         raise
     return sock
-
-
-def _limit_segments(sock: SocketType, mtu: int) -> None:
-    """Let no packet exceed `mtu` bytes (tcp(7), TCP_MAXSEG); 0 leaves it to the kernel."""
-    if mtu:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mtu - _HEADERS[sock.family])
 
 
 def why_not_bound(error: OSError | UnicodeError, shows: str) -> str:

@@ -12,6 +12,7 @@ from tcsplitter.options import Address, ServerOptions
 from tcsplitter.program import Chance, Program, handling_of, raise_descriptor_limit
 from tcsplitter.server_end import ServerConfig, ServerEnd
 from tcsplitter.streams import REFUSED, Stream
+from tcsplitter.tuning import Tuning
 from tcsplitter.udp import UdpForwarder
 
 CARRIER_BACKLOG = 4096
@@ -87,12 +88,13 @@ def _listen(options: ServerOptions) -> dict[Kind, tuple[Address, list[socket.soc
         Kind.SYNC: ("--lSync", options.l_sync),
         Kind.RETRY: ("--lFlingR", options.l_fling_r),
     }
+    tuning = Tuning(options.mtu, options.size or 0)
     listening: dict[Kind, tuple[Address, list[socket.socket]]] = {}
     try:
         for kind, (flag, address) in asked.items():
             taken = {other for other, _ in listening.values() if other.port}
             if address is not None and address not in taken:
-                listening[kind] = address, listen_on(flag, address, CARRIER_BACKLOG, options.mtu)
+                listening[kind] = address, listen_on(flag, address, CARRIER_BACKLOG, tuning.listening)
     except ConfigError:
         for _, sockets in listening.values():
             for sock in sockets:

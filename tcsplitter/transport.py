@@ -18,6 +18,7 @@ from tcsplitter.modes import Kind
 from tcsplitter.net import Resolver, Target, abort, start_connect, unacknowledged
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.tuning import Tuning
 
 RECV_SIZE = 131_072  # bytes of one read: a shot of 64 KB comes in one piece
 RECV_ROUNDS = 4  # reads of one carrier in one wake
@@ -50,11 +51,14 @@ class DiallingEnd(End, Protocol):
 
 
 class Dialler:
-    """Opens carriers, each to the address of its kind. `mtu` is as net.start_connect has it."""
+    """Opens carriers, each to the address of its kind."""
 
-    def __init__(self, reactor: Reactor, addresses: Mapping[Kind, Address], end: DiallingEnd, mtu: int = 0) -> None:
+    def __init__(
+        self, reactor: Reactor, addresses: Mapping[Kind, Address], end: DiallingEnd, tuning: Tuning | None = None
+    ) -> None:
         self.end = end
-        self.mtu = mtu
+        self.prepare = (tuning or Tuning()).dialled
+        """What is done to a carrier's socket before it connects."""
         routes = {address: _Route(reactor, address) for address in set(addresses.values())}
         self._routes = {kind: routes[address] for kind, address in addresses.items()}
 
@@ -271,7 +275,7 @@ class CarrierSocket(Watched):
         assert dialler is not None
         self.target = target
         try:
-            self._sock = start_connect(target, quick_ack=False, mtu=dialler.mtu)
+            self._sock = start_connect(target, dialler.prepare)
         except OSError as error:
             self.dial_failed(_reason(error.errno), now)
             return

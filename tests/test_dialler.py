@@ -15,6 +15,7 @@ from tcsplitter.carrier import Carrier, Op
 from tcsplitter.modes import Kind
 from tcsplitter.options import Address
 from tcsplitter.transport import Dialler
+from tcsplitter.tuning import Tuning
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ def test_a_target_that_may_answer_yet_is_not_passed_over(client: Harness, monkey
 @pytest.mark.parametrize(("mtu", "largest"), [(0, 65_495), (1500, 1460)])  # loopback takes halves of its own
 def test_a_dialler_can_limit_segments(client: Harness, mtu: int, largest: int) -> None:
     addresses = {Kind.FLING: Address("127.0.0.1", client.port)}
-    client.carriers.dialler = Dialler(client.reactor, addresses, client.end, mtu)
+    client.carriers.dialler = Dialler(client.reactor, addresses, client.end, Tuning(mtu))
     carrier, _ = client.connect()
     segment = socket_of(carrier).getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
     assert largest / 2 - 10 < segment <= largest

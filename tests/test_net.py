@@ -3,9 +3,7 @@
 import errno
 import logging
 import resource
-import select
 import socket
-from contextlib import closing
 from selectors import EVENT_READ
 from socket import SocketType
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 from tcsplitter import net
 from tcsplitter.errors import ConfigError
 from tcsplitter.log import LimitedLog
-from tcsplitter.net import Listener, Resolver, listen_on, start_connect
+from tcsplitter.net import Listener, Resolver, listen_on
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, Watched
 
@@ -136,21 +134,6 @@ def test_without_room_nothing_is_accepted(log: LimitedLog) -> None:
         each.close()
     listener.close()
     reactor.close()
-
-
-@pytest.mark.parametrize(("host", "headers"), [("127.0.0.1", 40), ("::1", 60)])
-def test_both_sides_can_limit_segments(host: str, headers: int) -> None:
-    def largest(dialled: int, accepted: int) -> list[int]:
-        (listening,) = listen_on("--lFling", Address(host, 0), 16, accepted)
-        target: net.Target = (listening.family, listening.getsockname())
-        with listening, closing(start_connect(target, mtu=dialled)) as near:
-            assert select.select([listening], [], [], 10)[0]
-            with listening.accept()[0] as far:
-                return [each.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) for each in (near, far)]
-
-    assert min(largest(0, 0)) > 1400
-    for limits in ((1400, 0), (0, 1400), (1400, 1400)):
-        assert all(0 < size <= 1400 - headers for size in largest(*limits))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import pytest
 
 from tcsplitter.net import Target, listen_on, start_connect
 from tcsplitter.options import Address
+from tcsplitter.tuning import Tuning
 
 pytestmark = [
     pytest.mark.netns,
@@ -142,10 +143,10 @@ class Capture:
 @contextmanager
 def connected(listening: Namespace, dialling: Namespace, family: Family, mtus: tuple[int, int]) -> Iterator[list[socket.socket]]:
     """The two sides of a connection, made with the MTUs of who listens and who dials."""
-    (service,) = listening.run(listen_on, "--lFling", Address(HOSTS[family][0], 0), 16, mtus[0])
+    (service,) = listening.run(listen_on, "--lFling", Address(HOSTS[family][0], 0), 16, Tuning(mtus[0]).listening)
     with service:
         target: Target = (service.family, service.getsockname())
-        near = socket.socket(fileno=dialling.run(start_connect, target, True, mtus[1]).detach())
+        near = socket.socket(fileno=dialling.run(start_connect, target, Tuning(mtus[1]).dialled).detach())
         assert select.select([service], [], [], 10)[0]
         far, _ = service.accept()
     with near, far:

@@ -1,0 +1,41 @@
+"""What the kernel is told of the sockets of carriers, and of others that bulk passes."""
+
+import socket
+from socket import IPPROTO_TCP, SO_RCVLOWAT, SOL_SOCKET, TCP_MAXSEG, TCP_QUICKACK, SocketType
+
+FIRST_WINDOW = 65_536  # bytes that a connection of Linux may receive before it is read from (tcp(7), tcp_rmem)
+_BESIDE_PAYLOAD = 4_096  # bytes that come with a payload at the most: hello, other frames, tag
+_HEADERS: dict[int, int] = {socket.AF_INET: 40, socket.AF_INET6: 60}  # bytes of a packet's IP and TCP headers without options
+
+
+class Tuning:
+    """Options of the sockets of one end's carriers."""
+
+    def __init__(self, mtu: int = 0, payload: int = 0) -> None:
+        """`mtu`: bytes of the largest packets, in both directions; 0: what the kernel finds out. `payload`: bytes of the largest
+        payload that is to arrive without a wait for the kernel to open the window; 0: none beyond the first window."""
+        self._mtu = mtu
+        brought = payload + _BESIDE_PAYLOAD
+        self._window = brought if brought > FIRST_WINDOW else 0
+
+    def dialled(self, sock: SocketType) -> None:
+        """Set those of a carrier before it connects."""
+        self.listening(sock)
+        # The last step of TCP's handshake waits for the first data and goes with it.
+        sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
+
+    def listening(self, sock: SocketType) -> None:
+        """Set those of a socket before it listens; Linux hands them down to what is accepted."""
+        if self._mtu:
+            sock.setsockopt(IPPROTO_TCP, TCP_MAXSEG, self._mtu - _HEADERS[sock.family])
+        if self._window:
+            widen(sock, self._window)
+
+
+def widen(sock: SocketType, size: int) -> None:
+    """Let the kernel keep `size` bytes of what arrives.
+
+    To be told to wait for so much makes the buffer that large, and it goes on to adapt itself, unlike after SO_RCVBUF.
+    """
+    for least in (size, 1):
+        sock.setsockopt(SOL_SOCKET, SO_RCVLOWAT, least)

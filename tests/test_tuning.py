@@ -1,0 +1,50 @@
+"""What the kernel is told of the sockets of carriers, as it says itself afterwards."""
+
+import select
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from socket import SocketType
+
+import pytest
+
+from tcsplitter import net
+from tcsplitter.net import listen_on, start_connect
+from tcsplitter.options import Address
+from tcsplitter.tuning import FIRST_WINDOW, Tuning
+
+
+def both_sides(dialled: Tuning, accepted: Tuning, read: Callable[[SocketType], int], host: str = "127.0.0.1") -> list[int]:
+    """What `read` finds at both ends of a connection between carriers' sockets with these tunings, the dialled one first."""
+    (listening,) = listen_on("--lFling", Address(host, 0), 16, accepted.listening)
+    target: net.Target = (listening.family, listening.getsockname())
+    with listening, closing(start_connect(target, dialled.dialled)) as near:
+        assert select.select([listening], [], [], 10)[0]
+        with listening.accept()[0] as far:
+            return [read(near), read(far)]
+
+
+def segment(sock: SocketType) -> int:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+
+
+def buffer(sock: SocketType) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+
+@pytest.mark.parametrize(("host", "headers"), [("127.0.0.1", 40), ("::1", 60)])
+def test_both_sides_can_limit_segments(host: str, headers: int) -> None:
+    def largest(dialled: int, accepted: int) -> list[int]:
+        return both_sides(Tuning(dialled), Tuning(accepted), segment, host)
+
+    assert min(largest(0, 0)) > 1400
+    for limits in ((1400, 0), (0, 1400), (1400, 1400)):
+        assert all(0 < size <= 1400 - headers for size in largest(*limits))
+
+
+def test_a_payload_beyond_the_first_window_has_room_at_once() -> None:
+    large = Tuning(payload=2 * FIRST_WINDOW)
+    small = both_sides(Tuning(payload=10_000), Tuning(payload=10_000), buffer)
+    assert small == both_sides(Tuning(), Tuning(), buffer)
+    wide = both_sides(large, large, buffer)
+    assert min(wide) > max(small)
