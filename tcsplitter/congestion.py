@@ -347,7 +347,7 @@ class Congestion:
 
     def _end_startup(self) -> None:
         self._startup = self._is_first = False
-        self._round_rate = self.rate
+        self._round_rate = self._rate_before = self.rate
         self._probe_in = TRIED_ROUNDS
         self._gain = LEAST_GAIN
 

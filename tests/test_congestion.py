@@ -233,6 +233,20 @@ def test_others_that_keep_the_queue_full_end_the_search() -> None:
     assert not path.congestion.starting
 
 
+@pytest.mark.parametrize(("foreign", "offered"), [(0.03, 0.1), (0.1, 0.1)])
+def test_others_that_fill_the_queue_from_the_start_leave_a_rate(foreign: float, offered: float) -> None:
+    """Even if there was no round without a queue, of which the rate could be taken back, and the program says little."""
+    path = Path(10 * MBIT, 0.02, 10_000)
+    path.run_rtts(2)
+    path.foreign = foreign
+    while path.congestion.starting:
+        path.run_rtts(1)
+    path.offer(offered * path.rate)
+    for _ in range(500):
+        path.run_rtts(1)
+        assert path.congestion.rate > 0.0
+
+
 @pytest.mark.parametrize("age", [0.3, 3.0, 100.0])
 @pytest.mark.parametrize("size", [100, 10_000, 65_536])
 def test_a_program_that_says_little_does_not_end_the_search(size: int, age: float) -> None:
