@@ -14,7 +14,7 @@ cdef class Congestion:
     cdef double _gain, _pace
     cdef public bint _startup
     cdef bint _is_first, _untried
-    cdef long long _first_bytes
+    cdef long long _proved
     cdef list _min_rtts
     cdef double _min_rtt_since, _round_at, _round_rtt, _round_rate
     cdef int _flat_rounds
@@ -36,6 +36,7 @@ cdef class Congestion:
     cpdef on_limited(self, long long under_way)
     cpdef on_delivered(self, SentShot shot, double now)
     cpdef double window(self)
+    cdef double _first_bytes(self)
     cpdef double rate_at(self, double now)
     cdef _set_pace(self, double now)
     cdef _keep_rate(self, double rate, double now)

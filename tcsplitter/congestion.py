@@ -22,8 +22,12 @@ DEFAULT_RTT = 0.2
 """Seconds; taken for the RTT until one was measured."""
 MIN_RTT_SECONDS = 15.0
 """The minimum RTT is that of the current span of so many seconds and of the one before."""
-INITIAL_BYTES, LEAST_SHOTS = 256_000, 4
-"""What may be under way before a rate is known: so many bytes; and at least so many shots, unless the line is full."""
+FIRST_RATE = 1_600_000
+"""Bytes per second that a line is taken for before its rate is known: to take a slow one for a fast one costs seconds, the other
+way round costs an RTT."""
+LEAST_INITIAL, INITIAL_BYTES, FIRST_LIMIT, LEAST_SHOTS = 64_000, 256_000, 512_000, 4
+"""What may then be under way at the least and at the most, in bytes, and what it may grow to; and at least so many shots, unless
+the line is full."""
 STARTUP_WINDOW, CRUISE_GAIN, CONTEST_GAIN = 2.0, 1.5, 2.0
 """What may be under way, as multiples of what fills the line: while its rate is looked for, once it is known, and where others
 keep the queue full."""
@@ -111,8 +115,8 @@ class Congestion:
         self._startup = True
         self._is_first = True
         """Nothing is known that speaks against what may be tried at first."""
-        self._first_bytes = INITIAL_BYTES
-        """What that is: it doubles by what arrives, once, while at least half of it is used (as slow start, RFC 5681)."""
+        self._proved = 0
+        """Bytes that arrived of that while at least half of it was used: it grows by them (as slow start, RFC 5681)."""
         self._min_rtts = [inf, inf]
         self._min_rtt_since = -inf
         self._round_at = 0.0
@@ -207,8 +211,8 @@ class Congestion:
         longer (draft-cheng-iccrg-delivery-rate-estimation)."""
         self._share = min(1.0, self._share * REGAIN)
         self._delivered += shot.size
-        if self._is_first and self._first_bytes < 2 * self._under_way:
-            self._first_bytes = min(self._first_bytes + shot.size, 2 * INITIAL_BYTES)
+        if self._is_first and self._first_bytes() < 2 * self._under_way:
+            self._proved += shot.size
         interval = max(now - shot.delivered_at, shot.sent_at - shot.first_sent_at, self.flight)
         self._delivered_at = now
         self._first_sent_at = max(self._first_sent_at, shot.sent_at)
@@ -233,7 +237,7 @@ class Congestion:
     def window(self) -> float:
         """Bytes that may be under way."""
         if not self.rate:
-            bound = float(INITIAL_BYTES)
+            bound = self._first_bytes()
         else:
             if self.is_short:
                 return self._share * (SHORT_GAIN * self.rate * (self.rtt + SLACK) + 2 * self.size.bytes)
@@ -241,8 +245,13 @@ class Congestion:
             held_up = min(self.queue, self.rtt) if self._contest else 0.0
             bound = gain * self.rate * (self.flight + held_up + JITTER_WINDOW * self.jitter + SLACK) + 2 * self.size.bytes
             if self._is_first:
-                bound = max(bound, self._first_bytes)
+                bound = max(bound, self._first_bytes())
         return max(self.size.bytes, self._share * max(LEAST_SHOTS * self.size.bytes, bound))
+
+    def _first_bytes(self) -> float:
+        """What may be tried while nothing speaks against it."""
+        first = min(max(LEAST_INITIAL, FIRST_RATE * self.rtt), INITIAL_BYTES)
+        return min(first + self._proved, FIRST_LIMIT)
 
     def rate_at(self, now: float) -> float:
         """The delivery rate; 0 when nothing was delivered of late."""
@@ -269,7 +278,7 @@ class Congestion:
         if self._gain <= 1.0:
             pace = min(pace, HEADROOM * self.overrun.limit)
         if self._is_first:
-            pace = max(pace, self._first_bytes / self.rtt)
+            pace = max(pace, self._first_bytes() / self.rtt)
         if self.opens_at > now:
             self.opens_at = now + (self.opens_at - now) * self._pace / pace
         self._pace = pace

@@ -14,7 +14,9 @@ from paced_end import PacedEnd
 
 from tcsplitter.congestion import (
     DEFAULT_RTT,
+    FIRST_RATE,
     INITIAL_BYTES,
+    LEAST_INITIAL,
     LEAST_SHOTS,
     MIN_RATE_WINDOW,
     MIN_RTT_SECONDS,
@@ -316,16 +318,25 @@ def test_before_a_rate_is_known_a_fixed_amount_may_be_under_way(size: int) -> No
     assert not account.may_send(100.0)
 
 
+@pytest.mark.parametrize(
+    ("rtt", "initial"), [(0.001, LEAST_INITIAL), (0.1, 0.1 * FIRST_RATE), (0.15, 0.15 * FIRST_RATE), (0.5, INITIAL_BYTES)]
+)
+def test_once_the_rtt_is_known_it_is_what_a_common_line_takes_in_one(rtt: float, initial: float) -> None:
+    account = make(1)
+    account.dialled(rtt, 0.0)
+    assert account.congestion.window() == initial
+
+
 def test_an_ack_that_was_lost_once_does_not_end_what_is_tried_at_first() -> None:
     account = make(4)
     account.dialled(0.1, 0.0)
     ack(account, 0, 0, 0.1)
     ack(account, 1, 1, 0.4)
-    assert account.congestion.window() == INITIAL_BYTES
+    assert account.congestion.window() == 0.1 * FIRST_RATE
     ack(account, 2, 3, 0.4, answered=3)
     ack(account, 3, 3, 0.4)
     account.dialled(0.4, 0.4)
-    assert account.congestion.window() < INITIAL_BYTES
+    assert account.congestion.window() < 0.1 * FIRST_RATE
 
 
 @pytest.mark.parametrize(("used", "grows"), [(0.45, 0), (1.0, 1)])

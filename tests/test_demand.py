@@ -80,7 +80,7 @@ def test_in_start_up_no_more_is_wished_for_than_the_line_may_take() -> None:
 def test_in_start_up_what_is_under_way_alone_is_a_reason() -> None:
     rig = Rig()
     assert rig.wish(in_flight=SIZE // 10) == 0
-    assert rig.wish(in_flight=10 * SIZE) == STARTUP_AHEAD * 10
+    assert rig.wish(in_flight=5 * SIZE) == STARTUP_AHEAD * 5
 
 
 def test_a_client_that_opened_streams_wishes_for_a_window_of_each_for_a_while() -> None:

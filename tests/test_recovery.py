@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcsplitter.acks import Acks
-from tcsplitter.congestion import DEFAULT_RTT, INITIAL_BYTES
+from tcsplitter.congestion import DEFAULT_RTT
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import LATE_RTTS, LATE_SAMPLES
 from tcsplitter.payload import PayloadSize
@@ -350,12 +350,15 @@ def test_a_rebuilt_shot_is_forgotten_in_time() -> None:
 
 
 def shares(account: Recovery) -> float:
-    return account.congestion.window() / INITIAL_BYTES
+    """Of what may be under way before a rate is known, what is left."""
+    untouched = make(0)
+    untouched.sample_rtt(account.rtt, 0.0)
+    return account.congestion.window() / untouched.congestion.window()
 
 
 def test_a_loss_by_time_halves_the_bound_once_in_a_while() -> None:
     account = make(6)
-    account.sample_rtt(0.01, 0.0)
+    account.sample_rtt(0.1, 0.0)
     seen = []
     for number, at in enumerate([1.0, 1.1, 2.999, 3.0, 5.0, 7.0]):
         account.lose(number, True, at)

@@ -174,7 +174,7 @@ class FullLine:
         self.session = self.pair.sessions[side]
         self.bulk, self.other = self.session.streams
         self.session.recovery.congestion.rate = 20_000.0
-        for _ in range(5):
+        for _ in range(3):
             self.session.recovery.congestion.on_full()
         self.bulk.write(bytes(15 * SIZE))
         self.pair.wait(RTT / 3)
@@ -261,7 +261,7 @@ def burst(side: int, carriers: int, payloads: int) -> tuple[Pair, list[Sent]]:
     stream = next(iter(session.streams))
     stream.raise_send_limit(payloads * SIZE)
     stream.write(bytes(payloads * SIZE))
-    return pair, pair.wait(RTT / 25)
+    return pair, pair.wait(RTT / 4)
 
 
 @both_ways
