@@ -115,7 +115,7 @@ class Hedger:
         """See which small shots are overdue, and which of the others are late. `spare`: nothing else waits for the line."""
         while self._watched and self._watched[0][0] <= now:
             self._look_at(heappop(self._watched)[2], now)
-        spare = spare and not self._recovery.lateness.queueing and self._recovery.is_quiet
+        spare = spare and self._recovery.is_quiet
         if spare and not self._spare:
             lagging = sorted([shot for _, _, shot in self._lagging], key=_sent_at, reverse=True)
             self._lagging = []
@@ -137,15 +137,16 @@ class Hedger:
 
     def _judge(self, shot: SentShot, now: float) -> None:
         """A late shot gets a twin when it was overtaken, and another when that is late too, as the budget allows; at once while
-        nothing else needs the line."""
+        nothing else needs the line, overtaken or not unless a queue makes shots late."""
         if not self._needs_one(shot):
             return
-        if self._spare:
+        overtaken = self._recovery.was_overtaken(shot)
+        if self._spare and (overtaken or not self._recovery.lateness.queueing):
             self._overdue.extend([shot] * min(self._recovery.lateness.twins(), MOST_SPARE))
             heappush(self._lagging, (now + self._late_after(), shot.number, shot))
             return
         at = self._again_at(shot, now)
-        if self._recovery.was_overtaken(shot) and self._large.spend(shot.size, self._counters.bytes_sent, now):
+        if overtaken and self._large.spend(shot.size, self._counters.bytes_sent, now):
             self._overdue.append(shot)
             at = max(at, now + self._late_after())
         heappush(self._lagging, (at, shot.number, shot))

@@ -389,6 +389,18 @@ def test_a_line_that_is_full_has_no_room_for_twins(why: str) -> None:
     assert spare_twins(rig, in_time(rig) + 0.001) == []
 
 
+@pytest.mark.parametrize("overtaken", [True, False])
+def test_behind_a_queue_only_what_was_overtaken_gets_twins(overtaken: bool) -> None:
+    """Whatever that costs: nothing else needs the line."""
+    rig = Rig()
+    first, second = [rig.send(LARGE_BURST + 1, watch=False) for _ in range(2)]
+    rig.recovery.lateness.queueing = True
+    rig.now += RTT
+    rig.acknowledge(second if overtaken else first)
+    twins = {number for step in range(1, 10) for number in spare_twins(rig, in_time(rig) + step * RTT)}
+    assert twins == ({first.number} if overtaken else set())
+
+
 def test_what_arrived_meanwhile_gets_no_twin_while_there_is_room() -> None:
     rig = Rig()
     sent = rig.send(10_000, watch=False)
