@@ -64,7 +64,7 @@ FULL_SHARE, FULL_SECONDS, FULL_JITTER, FULL_SAMPLES = 0.5, 0.005, 3.0, 8
 it, seconds, a multiple of the jitter."""
 FIRST_SAMPLES = 3
 """After so many of them, or one of a dial, no more is tried than what is known: a single ack may have been lost."""
-ENOUGH_SHOTS = 2
+ENOUGH_SHOTS = 6
 """A rate is known once so many payloads were delivered while one shot was under way."""
 FLAT_ROUNDS, GROWTH = 3, 1.25
 """Or when the rate has not grown by this factor in so many rounds."""

@@ -14,7 +14,9 @@ from paced_end import PacedEnd
 
 from tcsplitter.congestion import (
     DEFAULT_RTT,
+    ENOUGH_SHOTS,
     FIRST_RATE,
+    FULL_SAMPLES,
     INITIAL_BYTES,
     LEAST_INITIAL,
     LEAST_SHOTS,
@@ -225,6 +227,17 @@ def test_start_up_goes_on_while_the_rate_grows() -> None:
     assert account.congestion.rate == pytest.approx(2**5 * SIZE / 0.1)
     assert windows == sorted(windows)
     assert windows[-1] > 2**5 * SIZE
+
+
+@pytest.mark.parametrize("delivered", [2, ENOUGH_SHOTS - 1, ENOUGH_SHOTS])
+def test_a_queue_ends_the_search_only_when_enough_has_arrived_to_tell_a_rate(delivered: int) -> None:
+    """The first shots leave all at once when the first carriers are there, and the dials after them wait behind them."""
+    account = make(ENOUGH_SHOTS)
+    account.dialled(0.04, 0.0)
+    ack(account, 0, delivered - 1, 0.06)
+    for number in range(2 * FULL_SAMPLES):
+        account.dialled(0.07, 0.07 + 0.001 * number)
+    assert account.congestion.starting == (delivered < ENOUGH_SHOTS)
 
 
 def test_others_that_keep_the_queue_full_end_the_search() -> None:
