@@ -51,7 +51,7 @@ def measure(cell: Cell, settings: LineSettings, kind: Kind, secs: float) -> Meas
     """Do it on a line and with ends of its own. Each repeat has other chances, the same for all settings."""
     result = Measured(cell, {}, {})
     try:
-        with Line(replace(settings, seed=settings.seed + cell.repeat - 1), kind) as line, _Tunnel(line, cell.setting) as tunnel:
+        with Line(replace(settings, seed=settings.seed + cell.repeat - 1), kind) as line, Tunnel(line, cell.setting) as tunnel:
             line.restart_outages()
             _WORKLOADS[cell.workload](tunnel, secs, result)
             tunnel.check()
@@ -78,21 +78,21 @@ class _Reading:
     cpu: float
 
 
-class _Tunnel:
+class Tunnel:
     """Both ends, one at each side of the line, and a service behind the server end."""
 
-    def __init__(self, line: Line, setting: Setting) -> None:
+    def __init__(self, line: Line, setting: Setting, *flags: str) -> None:
         self._line = line
         self._stack = ExitStack()
         self._ends: list[tuple[subprocess.Popen[bytes], int]] = []
         self._environment = os.environ | {KEY_VARIABLE: generate_key(secrets.token_bytes(32))}
         shape = ["--tick", setting.tick, "--tock", setting.tock, "--buffer", setting.buffer, "--frags", setting.frags]
-        shape += ["--fec", setting.fec]
+        shape += ["--fec", setting.fec, *flags]
         self._server = ["server", "--lFling", f"{SERVER_ADDRESS}:{_TUNNEL_PORT}", "--forward", f"{_HOST}:{_SERVICE_PORT}", *shape]
         self._client = ["client", "--rFling", f"{SERVER_ADDRESS}:{_TUNNEL_PORT}", "--listen", f"{_HOST}:{_PROGRAM_PORT}", *shape]
         self._client += ["--conns", setting.conns, "--reuse", setting.reuse]
 
-    def __enter__(self) -> _Tunnel:
+    def __enter__(self) -> Tunnel:
         with ExitStack() as stack:
             with self._line.inside("server"):
                 self._service = stack.enter_context(socket.create_server((_HOST, _SERVICE_PORT)))
@@ -173,7 +173,7 @@ def _percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
 # --- Keystrokes
 
 
-def _echo(tunnel: _Tunnel, secs: float, result: Measured) -> None:
+def _echo(tunnel: Tunnel, secs: float, result: Measured) -> None:
     """One every ECHO_GAP, whether the one before was answered or not, as somebody types."""
     ours, theirs = tunnel.connect()
     threading.Thread(target=_give_back, args=(theirs,), daemon=True).start()
@@ -232,7 +232,7 @@ def _give_back(sock: socket.socket) -> None:
 # --- A stream at a constant beat, from the service
 
 
-def _stream(tunnel: _Tunnel, secs: float, result: Measured) -> None:
+def _stream(tunnel: Tunnel, secs: float, result: Measured) -> None:
     """A frame every FRAME_GAP. When it was due, not when the tunnel took it, is when its delay begins."""
     ours, theirs = tunnel.connect()
     frames, warm = round((WARM_UP + secs) / FRAME_GAP), round(WARM_UP / FRAME_GAP)
@@ -290,17 +290,17 @@ def _take_frames(sock: socket.socket, frames: int, until: float) -> list[float]:
 # --- Bulk
 
 
-def _up(tunnel: _Tunnel, secs: float, result: Measured) -> None:
+def _up(tunnel: Tunnel, secs: float, result: Measured) -> None:
     ours, theirs = tunnel.connect()
     _flood(tunnel, "client", ours, theirs, secs, result)
 
 
-def _down(tunnel: _Tunnel, secs: float, result: Measured) -> None:
+def _down(tunnel: Tunnel, secs: float, result: Measured) -> None:
     ours, theirs = tunnel.connect()
     _flood(tunnel, "server", theirs, ours, secs, result)
 
 
-def _flood(tunnel: _Tunnel, side: Side, source: socket.socket, sink: socket.socket, secs: float, result: Measured) -> None:
+def _flood(tunnel: Tunnel, side: Side, source: socket.socket, sink: socket.socket, secs: float, result: Measured) -> None:
     """As much as goes. What is still under way at the end is given up."""
     pour, drain = _Pour(source), _Drain(sink)
     threads = [threading.Thread(target=each.run, daemon=True) for each in (pour, drain)]
@@ -381,4 +381,4 @@ def _rounded(seconds: Sequence[float]) -> list[float]:
     return [round(each * 1000, 2) for each in seconds]
 
 
-_WORKLOADS: dict[str, Callable[[_Tunnel, float, Measured], None]] = {"echo": _echo, "stream": _stream, "up": _up, "down": _down}
+_WORKLOADS: dict[str, Callable[[Tunnel, float, Measured], None]] = {"echo": _echo, "stream": _stream, "up": _up, "down": _down}
