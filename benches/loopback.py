@@ -47,7 +47,7 @@ from benches.ends import (
 )
 from benches.load import ECHO_SIZE, Bulk, bulk, connect, counter, echo, pour, relay, running, time_echoes
 from benches.namespace import enter_namespace, fail
-from benches.rounds import BOTH, STEP_LIMIT, Measured, compare, describe_machine, summarize, take_turns, write
+from benches.rounds import BOTH, STEP_LIMIT, Measured, run
 
 WARM_UP = 1.0  # seconds of bulk before anything is measured
 ECHO_BLOCK = 100  # echoes in a row on one path
@@ -201,14 +201,9 @@ def measure_stopped(ends: Ends, service: socket.socket, direction: str, secs: in
 def main() -> None:
     asked = parse()
     enter_namespace()
-    machine = describe_machine()
-    print(machine)
     measures = [partial(measure, asked, fec) for fec in asked.fec]
     limit = asked.secs + (asked.echo or 0) // 100 + 2 * STEP_LIMIT
-    rounds, floors = take_turns(measures, asked.repeat, limit, asked.floor)
-    report = compare(asked.fec, rounds) if len(asked.fec) > 1 else summarize(rounds, floors)
-    if asked.json:
-        write(asked.json, machine, vars(asked), rounds, report)
+    run(asked, measures, limit, asked.floor, asked.fec)
 
 
 def parse() -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -26,6 +27,24 @@ class Measured:
 
     figures: dict[str, float]
     seconds: dict[str, list[float]]
+
+
+def run(
+    asked: argparse.Namespace,
+    measures: Sequence[Callable[[], Measured]],
+    limit: int,
+    floor: str | None = None,
+    settings: Sequence[str] = (),
+) -> None:
+    """Take turns as `take_turns` has it, show the figures, and write them to `asked.json` if that is set. Measures of more than
+    one of `settings` are compared."""
+    machine = describe_machine()
+    print(machine)
+    rounds, floors = take_turns(measures, asked.repeat, limit, floor)
+    medians = compare(settings, rounds) if len(settings) > 1 else summarize(rounds, floors)
+    if asked.json:
+        told = {"machine": machine, "asked": vars(asked), "rounds": rounds, "medians": medians}
+        Path(asked.json).write_text(json.dumps(told, indent=1, default=asdict) + "\n")
 
 
 def take_turns(
@@ -77,7 +96,7 @@ def summarize(rounds: list[Measured], floors: list[dict[str, float]]) -> dict[st
     return medians
 
 
-def compare(settings: list[str], rounds: list[Measured]) -> dict[str, float]:
+def compare(settings: Sequence[str], rounds: list[Measured]) -> dict[str, float]:
     """Show the rounds of each setting of --fec, which were taken in turn, and how the others compare with the first one:
     the medians of the ratios, which are returned."""
     by_setting = {setting: rounds[at :: len(settings)] for at, setting in enumerate(settings)}
@@ -104,9 +123,3 @@ def _show(rounds: list[Measured], medians: dict[str, float]) -> None:
     for number, measured in enumerate(rounds, 1):
         for name, values in measured.seconds.items():
             print(f"{name}, each second of {number}: " + " ".join(f"{value:.0f}" for value in values))
-
-
-def write(path: str, machine: str, asked: dict[str, object], rounds: list[Measured], medians: dict[str, float]) -> None:
-    """All figures and what was asked for, as JSON."""
-    told = {"machine": machine, "asked": asked, "rounds": [asdict(each) for each in rounds], "medians": medians}
-    Path(path).write_text(json.dumps(told, indent=1) + "\n")

@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a script it has 
 
 from benches.line import SERVER_ADDRESS, Line, LineSettings, choose_kind, parse_line
 from benches.load import Job, counter, drain, pour, running
-from benches.rounds import STEP_LIMIT, Measured, describe_machine, summarize, take_turns, write
+from benches.rounds import STEP_LIMIT, Measured, run
 from benches.sweep_cells import Setting
 from benches.sweep_load import Tunnel
 
@@ -31,13 +31,7 @@ _OTHER_PORT = 5201
 
 def main() -> None:
     asked = parse()
-    machine = describe_machine()
-    print(machine)
-    limit = int(2 * asked.warm_up + asked.secs) + STEP_LIMIT
-    rounds, _ = take_turns([partial(measure, asked)], asked.repeat, limit, None)
-    report = summarize(rounds, [])
-    if asked.json:
-        write(asked.json, machine, vars(asked), rounds, report)
+    run(asked, [partial(measure, asked)], int(2 * asked.warm_up + asked.secs) + STEP_LIMIT)
 
 
 def parse() -> argparse.Namespace:

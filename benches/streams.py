@@ -31,7 +31,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a script it has 
 from benches.ends import CLIENT_PORT, HOST, SERVICE_PORT, Ends, both_ends, cpu_seconds, resident_now
 from benches.load import Job, bulk, connect, counter, echo, running, time_echoes
 from benches.namespace import enter_namespace, fail
-from benches.rounds import STEP_LIMIT, Measured, describe_machine, summarize, take_turns, write
+from benches.rounds import STEP_LIMIT, Measured, run
 
 WARM_UP = 2.0  # seconds of bulk before anything is measured
 REST = 5.0  # seconds after which what happened before is over
@@ -255,13 +255,8 @@ def main() -> None:
     asked = parse()
     enter_namespace()
     raise_limit(asked.streams * (2 if asked.what == "busy" else 1) + _SPARE)
-    machine = describe_machine()
-    print(machine)
     limit = 3 * asked.secs + asked.streams // 100 + asked.echoes // 20 + 2 * STEP_LIMIT
-    rounds, _ = take_turns([partial(measure, asked)], asked.repeat, limit, None)
-    report = summarize(rounds, [])
-    if asked.json:
-        write(asked.json, machine, vars(asked), rounds, report)
+    run(asked, [partial(measure, asked)], limit)
 
 
 def parse() -> argparse.Namespace:

@@ -25,7 +25,7 @@ MIN_RTT_SECONDS = 15.0
 FIRST_RATE = 1_600_000
 """Bytes per second that a line is taken for before its rate is known: to take a slow one for a fast one costs seconds, the other
 way round costs an RTT."""
-LEAST_INITIAL, INITIAL_BYTES, FIRST_LIMIT, LEAST_SHOTS = 64_000, 256_000, 512_000, 4
+LEAST_INITIAL, MOST_INITIAL, FIRST_LIMIT, LEAST_SHOTS = 64_000, 256_000, 512_000, 4
 """What may then be under way at the least and at the most, in bytes, and what it may grow to; and at least so many shots, unless
 the line is full."""
 STARTUP_WINDOW, CRUISE_GAIN, CONTEST_GAIN = 2.0, 1.5, 2.0
@@ -250,7 +250,7 @@ class Congestion:
 
     def _first_bytes(self) -> float:
         """What may be tried while nothing speaks against it."""
-        first = min(max(LEAST_INITIAL, FIRST_RATE * self.rtt), INITIAL_BYTES)
+        first = min(max(LEAST_INITIAL, FIRST_RATE * self.rtt), MOST_INITIAL)
         return min(first + self._proved, FIRST_LIMIT)
 
     def rate_at(self, now: float) -> float:

@@ -4,7 +4,7 @@ import socket
 from socket import IPPROTO_TCP, SO_RCVLOWAT, SOL_SOCKET, TCP_MAXSEG, TCP_QUICKACK, SocketType
 
 FIRST_WINDOW = 65_536  # bytes that a connection of Linux may receive before it is read from (tcp(7), tcp_rmem)
-_BESIDE_PAYLOAD = 4_096  # bytes that come with a payload at the most: hello, other frames, tag
+_BESIDE_PAYLOAD = 4_096  # bytes that may come with a payload: hello, other frames, tag
 _HEADERS: dict[int, int] = {socket.AF_INET: 40, socket.AF_INET6: 60}  # bytes of a packet's IP and TCP headers without options
 
 
@@ -12,8 +12,9 @@ class Tuning:
     """Options of the sockets of one end's carriers."""
 
     def __init__(self, mtu: int = 0, payload: int = 0) -> None:
-        """`mtu`: bytes of the largest packets, in both directions; 0: what the kernel finds out. `payload`: bytes of the largest
-        payload that is to arrive without a wait for the kernel to open the window; 0: none beyond the first window."""
+        """`mtu`: bytes of the largest packets, in both directions; 0: what the kernel finds out. `payload`: bytes of the payloads
+        that are to arrive without a wait for the kernel to open the window, taken to be as large as this end's; 0: no more than
+        the first window takes."""
         self._mtu = mtu
         brought = payload + _BESIDE_PAYLOAD
         self._window = brought if brought > FIRST_WINDOW else 0

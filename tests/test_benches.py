@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benches import loopback, results, streams
+from benches import loopback, results, sharing, streams
 from benches.floor import compile_floor
 from benches.results import Result, note_figures, note_work, of_values, read, table
+from benches.rounds import BOTH, Measured
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="making network namespaces needs root")
 SCRIPT = Path(results.__file__)
@@ -45,6 +47,26 @@ def test_the_size_goes_to_both_ends_as_it_was_given(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [script.__name__, *words, *given_size])
     assert script.parse().size == size
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [(loopback, []), (loopback, ["--fec", "0", "auto"]), (streams, ["bulk"]), (sharing, ["streams"])]
+)
+def test_what_was_asked_for_is_written_with_the_figures(
+    script: Any, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script.__name__, *words, "--repeat", "2", "--json", str(tmp_path / "figures")])
+    monkeypatch.setattr(script, "enter_namespace", lambda: None, raising=False)
+    monkeypatch.setattr(script, "raise_limit", lambda _: None, raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(script, "measure", lambda *_: Measured({BOTH: 1.5, "ms": 3.0}, {}))
+    script.main()
+    told = json.loads((tmp_path / "figures").read_text())
+    assert told["asked"]["repeat"] == 2
+    assert {name: middle for name, middle in told["medians"].items() if name.startswith("ms")} == (
+        {"ms, auto to 0": 1.0} if "--fec" in words else {"ms": 3.0}
+    )
+    assert all(each["figures"]["ms"] == 3.0 for each in told["rounds"])
 
 
 # --- results

@@ -17,11 +17,11 @@ from tcsplitter.congestion import (
     ENOUGH_SHOTS,
     FIRST_RATE,
     FULL_SAMPLES,
-    INITIAL_BYTES,
     LEAST_INITIAL,
     LEAST_SHOTS,
     MIN_RATE_WINDOW,
     MIN_RTT_SECONDS,
+    MOST_INITIAL,
     PACED_RTT,
     RATE_SECONDS,
     REGAIN,
@@ -130,7 +130,7 @@ def span(path: Path, rounds: float) -> float:
 def started(rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1, fresh: bool = False) -> Path:
     """A line whose rate is found, and on which what was sent to find it has been worked off."""
     path = Path(rate, rtt, size, jitter, seed, fresh)
-    path.run(4 * INITIAL_BYTES / rate + span(path, 60))
+    path.run(4 * MOST_INITIAL / rate + span(path, 60))
     return path
 
 
@@ -196,15 +196,15 @@ def test_the_search_for_the_rate_ends(rate: float, rtt: float, size: int) -> Non
     assert path.congestion.starting
     path.run(span(path, 15))
     assert not path.congestion.starting
-    path.run(4 * INITIAL_BYTES / rate)
+    path.run(4 * MOST_INITIAL / rate)
     assert path.congestion.rate > 0.8 * rate
 
 
-@pytest.mark.parametrize(("rate", "rtt", "size"), [line for line in LINES if line[0] * line[1] > 2 * INITIAL_BYTES], ids=str)
+@pytest.mark.parametrize(("rate", "rtt", "size"), [line for line in LINES if line[0] * line[1] > 2 * MOST_INITIAL], ids=str)
 def test_start_up_takes_few_rtts(rate: float, rtt: float, size: int) -> None:
     """It grows by a factor each RTT, so how many are needed depends on how much the line takes."""
     path = Path(rate, rtt, size)
-    path.run_rtts(3 + 2 * log2(rate * rtt / INITIAL_BYTES))
+    path.run_rtts(3 + 2 * log2(rate * rtt / MOST_INITIAL))
     since = path.now
     path.run_rtts(3)
     assert path.throughput(since) > 0.8 * rate
@@ -321,7 +321,7 @@ def test_want_of_carriers_does_not_lower_the_rate(rate: float, rtt: float, size:
 @pytest.mark.parametrize("size", [100, 10_000, 100_000])
 def test_before_a_rate_is_known_a_fixed_amount_may_be_under_way(size: int) -> None:
     account = Recovery(PayloadSize(size))
-    bound = max(INITIAL_BYTES, LEAST_SHOTS * size)
+    bound = max(MOST_INITIAL, LEAST_SHOTS * size)
     assert account.congestion.window() == bound
     account.on_sent(shot(0, 0.0, bound - 1))
     assert account.has_room()
@@ -332,7 +332,7 @@ def test_before_a_rate_is_known_a_fixed_amount_may_be_under_way(size: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("rtt", "initial"), [(0.001, LEAST_INITIAL), (0.1, 0.1 * FIRST_RATE), (0.15, 0.15 * FIRST_RATE), (0.5, INITIAL_BYTES)]
+    ("rtt", "initial"), [(0.001, LEAST_INITIAL), (0.1, 0.1 * FIRST_RATE), (0.15, 0.15 * FIRST_RATE), (0.5, MOST_INITIAL)]
 )
 def test_once_the_rtt_is_known_it_is_what_a_common_line_takes_in_one(rtt: float, initial: float) -> None:
     account = make(1)
@@ -354,12 +354,12 @@ def test_an_ack_that_was_lost_once_does_not_end_what_is_tried_at_first() -> None
 
 @pytest.mark.parametrize(("used", "grows"), [(0.45, 0), (1.0, 1)])
 def test_what_is_tried_at_first_grows_by_what_arrives_where_it_is_used(used: float, grows: int) -> None:
-    count = int(used * INITIAL_BYTES / SIZE)
+    count = int(used * MOST_INITIAL / SIZE)
     account = make(count + 1)
     account.dialled(0.5, 0.0)
     for number in range(4 * count // 5):  # with more the rate allows as much
         ack(account, number, number, 0.5)
-        assert account.congestion.window() == INITIAL_BYTES + grows * (number + 1) * SIZE
+        assert account.congestion.window() == MOST_INITIAL + grows * (number + 1) * SIZE
 
 
 def test_a_full_line_halves_the_bound_down_to_a_floor() -> None:
@@ -369,14 +369,14 @@ def test_a_full_line_halves_the_bound_down_to_a_floor() -> None:
         congestion.on_full()
         windows.append(congestion.window())
     assert [after / before for before, after in pairwise(windows)][:4] == [0.5] * 4
-    assert windows[-1] == windows[-2] == pytest.approx(SMALLEST_SHARE * INITIAL_BYTES)
+    assert windows[-1] == windows[-2] == pytest.approx(SMALLEST_SHARE * MOST_INITIAL)
 
 
 def test_one_shot_always_may_go() -> None:
-    congestion = Congestion(PayloadSize(INITIAL_BYTES))
+    congestion = Congestion(PayloadSize(MOST_INITIAL))
     for _ in range(20):
         congestion.on_full()
-    assert congestion.window() == INITIAL_BYTES
+    assert congestion.window() == MOST_INITIAL
 
 
 def test_each_ack_regains_a_little_up_to_the_whole() -> None:
