@@ -3,7 +3,8 @@ from tcsplitter.shots cimport SentShot
 
 
 cdef class Allowance:
-    cdef double _share, _rate, _burst, _left, _filled_at
+    cdef public double share
+    cdef double _rate, _burst, _left, _filled_at
     cdef long long _sent
 
     cpdef bint spend(self, long long size, long long sent, double now)
@@ -26,6 +27,7 @@ cdef class Hedger:
     cpdef run(self, double now, bint spare)
     cdef _look_at(self, SentShot shot, double now)
     cdef _judge(self, SentShot shot, double now)
+    cdef bint _spend_on_large(self, long long size, double now)
     cdef double _again_at(self, SentShot shot, double now)
     cdef double _late_after(self)
     cpdef double deadline(self)

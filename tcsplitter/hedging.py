@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 AGAIN_SECONDS, AGAIN_SHARE = 0.05, 0.5
 """What is late is looked at again after an RTT, and not before this time and this share of its age have gone by."""
-SMALL_SHARE, LARGE_SHARE = 0.05, 0.03
-"""Of what is sent, so much may go to twins of small shots, and to those of others while the line is full: bulk gains nothing by
-more, as its window bears what is late."""
+SMALL_SHARE = 0.05
+"""Of what is sent, so much may go to twins of small shots."""
+LARGE_PER_LATE, LEAST_LARGE_SHARE, MOST_LARGE_SHARE = 0.1, 0.005, 0.03
+"""And to those of others while the line is full so much of the share that the line makes late, within these bounds: where few are
+late bulk has room for all of them in its window, and twins only take the line from it."""
 SMALL_RATE, SMALL_BURST = 8_000, 16_000
 """To those of small shots so many bytes a second besides, and at most so many at once."""
 LARGE_BURST = 65_536
@@ -39,7 +41,8 @@ class Allowance:
     """A budget of bytes: a share of all that is sent, and so many a second."""
 
     def __init__(self, share: float, rate: float, burst: float, now: float) -> None:
-        self._share = share
+        self.share = share
+        """May change: what was sent since bytes were last spent earns the new one."""
         self._rate = rate
         self._burst = burst
         self._left = burst
@@ -48,7 +51,7 @@ class Allowance:
 
     def spend(self, size: int, sent: int, now: float) -> bool:
         """Whether so much may be spent; `sent`: bytes sent so far."""
-        earned = self._share * (sent - self._sent) + self._rate * (now - self._filled_at)
+        earned = self.share * (sent - self._sent) + self._rate * (now - self._filled_at)
         self._left = min(self._burst, self._left + earned)
         self._sent, self._filled_at = sent, now
         if self._left < size:
@@ -69,7 +72,7 @@ class Hedger:
         self._recovery = recovery
         self._counters = counters
         self._small = Allowance(SMALL_SHARE, SMALL_RATE, SMALL_BURST, now)
-        self._large = Allowance(LARGE_SHARE, 0, LARGE_BURST, now)
+        self._large = Allowance(LEAST_LARGE_SHARE, 0, LARGE_BURST, now)
         self._watched: list[tuple[float, int, SentShot]] = []
         """By when they are overdue."""
         self._others: deque[SentShot] = deque()
@@ -146,10 +149,15 @@ class Hedger:
             heappush(self._lagging, (now + self._late_after(), shot.number, shot))
             return
         at = self._again_at(shot, now)
-        if overtaken and self._large.spend(shot.size, self._counters.bytes_sent, now):
+        if overtaken and self._spend_on_large(shot.size, now):
             self._overdue.append(shot)
             at = max(at, now + self._late_after())
         heappush(self._lagging, (at, shot.number, shot))
+
+    def _spend_on_large(self, size: int, now: float) -> bool:
+        """Whether so much may go to a twin while the line is full."""
+        self._large.share = min(max(LARGE_PER_LATE * self._recovery.lateness.share, LEAST_LARGE_SHARE), MOST_LARGE_SHARE)
+        return self._large.spend(size, self._counters.bytes_sent, now)
 
     def _again_at(self, shot: SentShot, now: float) -> float:
         """When a late shot is looked at again."""

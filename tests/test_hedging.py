@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcsplitter.acks import Acks
-from tcsplitter.hedging import AGAIN_SHARE, LARGE_BURST, SMALL_BURST, SMALL_RATE, SMALL_SHARE, Allowance, Hedger
+from tcsplitter.hedging import (
+    AGAIN_SHARE,
+    LARGE_BURST,
+    LARGE_PER_LATE,
+    LEAST_LARGE_SHARE,
+    MOST_LARGE_SHARE,
+    SMALL_BURST,
+    SMALL_RATE,
+    SMALL_SHARE,
+    Allowance,
+    Hedger,
+)
 from tcsplitter.lateness import OVERDUE_RTTS, OVERDUE_SLACK, SMALL_SHOT
 from tcsplitter.options import Fec, Retries
 from tcsplitter.payload import PayloadSize
@@ -147,6 +158,27 @@ def test_twins_cost_no_more_than_they_may_whatever_is_sent(plan: list[tuple[floa
     rate = SMALL_RATE * (rig.now - NOW)
     assert cost <= SMALL_BURST + LARGE_BURST + rate + 2 * SMALL_SHARE * rig.counters.bytes_sent
     assert len(rig.hedger) == 0
+
+
+@pytest.mark.parametrize(
+    ("late", "least", "most"),
+    [
+        (0.0, 0.8 * LEAST_LARGE_SHARE, LEAST_LARGE_SHARE),
+        (0.15, 0.8 * 0.15 * LARGE_PER_LATE, 0.15 * LARGE_PER_LATE),
+        (1.0, 0.8 * MOST_LARGE_SHARE, MOST_LARGE_SHARE),
+    ],
+)
+def test_on_a_full_line_twins_cost_more_the_more_the_line_makes_late(late: float, least: float, most: float) -> None:
+    rig = Rig()
+    for number in range(4_000):
+        sent = rig.send(5_000, watch=False)
+        rig.now += 0.01
+        if number % 10:
+            rig.acknowledge(sent)
+        rig.recovery.lateness.share = late
+        rig.twins()
+    twins = rig.counters.bytes_sent - 4_000 * 5_000
+    assert least * rig.counters.bytes_sent <= twins <= LARGE_BURST + most * rig.counters.bytes_sent
 
 
 def test_where_the_budget_is_spent_there_are_no_twins() -> None:
