@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import comb
+from statistics import median
 
 import pytest
 from simulator import Line, Network, Plan
@@ -88,11 +89,12 @@ def test_what_is_sent_now_and_then_has_parity_on_a_line_that_makes_it_late() -> 
     assert server.counters.shots_rebuilt > 5
 
 
-def test_repair_does_not_hide_lateness() -> None:
-    """The share of late shots that senders find is of the same size with parity and without."""
+@pytest.mark.parametrize("fec", [Fec(), Fec(4, 4)])
+def test_repair_does_not_hide_lateness(fec: Fec) -> None:
+    """The share of late shots that senders find is that of the line within a factor of two, with parity and without. Taken from
+    five runs: the share of one is that of some 200 shots."""
     shares = []
-    for fec in (Fec(), Fec(4, 4)):
-        client, _ = transfer(4, Line(delay=0.02, late=0.1), Handling(size=1_000, fec=fec), (2_000_000, 0))
+    for seed in range(4, 9):
+        client, _ = transfer(seed, Line(delay=0.02, late=0.1), Handling(size=1_000, fec=fec), (2_000_000, 0))
         shares.append(client.recovery.lateness.share)
-    assert 0.5 < shares[1] / shares[0] < 2
-    assert all(0.03 < share < 0.2 for share in shares)
+    assert 0.05 < median(shares) < 0.2
