@@ -291,7 +291,7 @@ _COMMON = _several(
         "hedge",
         _SHAPE,
         _Parsed("on|off", opt.parse_switch),
-        "Send payloads that are late again, on another connection; never with --retries 0:SKIP.",
+        "Send payloads that are late, and small ones that may be, on further connections too; never with --retries 0:SKIP.",
         "on",
     ),
     _option(

@@ -11,8 +11,7 @@ cdef class Allowance:
 
 
 cdef class Hedger:
-    cdef public bint at_once
-    cdef bint _on, _resend, _spare
+    cdef bint _auto, _parity, _on, _resend, _spare
     cdef Recovery _recovery
     cdef object _counters
     cdef Allowance _small, _large
@@ -20,6 +19,7 @@ cdef class Hedger:
     cdef object _others, _overdue
 
     cpdef int spare(self, int shots)
+    cpdef bint at_once(self)
     cpdef watch(self, SentShot shot)
     cdef _watch(self, SentShot shot, double due_at)
     cpdef mind(self, SentShot shot)

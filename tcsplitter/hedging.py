@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from tcsplitter.acks import Acks
-from tcsplitter.lateness import CLEAN_SHARE, WORTH_SECONDS
+from tcsplitter.lateness import WORTH_SECONDS
 
 if TYPE_CHECKING:
     from tcsplitter.recovery import Recovery
@@ -64,8 +64,10 @@ class Hedger:
     """What is to be twinned, and when; one direction's."""
 
     def __init__(self, handling: Handling, recovery: Recovery, counters: Counters, now: float) -> None:
-        self.at_once = handling.fec.auto
-        """Small shots have twins from the start."""
+        self._auto = handling.fec.auto
+        """Small shots have twins from the start on any line."""
+        self._parity = bool(handling.fec.parity)
+        """There is parity for small shots too, as much as was asked for."""
         self._on = handling.hedge
         self._resend = handling.retries.resend
         """Where payload is never sent again it has no twin either; control frames have."""
@@ -89,11 +91,18 @@ class Hedger:
         return len(self._overdue)
 
     def spare(self, shots: int) -> int:
-        """Carriers that the twins of so many small shots may need at any time."""
+        """Carriers that the twins of so many small shots may need at any time; while there is only doubt, those of one, which an
+        idle end keeps for ever."""
         lateness = self._recovery.lateness
-        if self.at_once:
-            return shots * lateness.twins()
-        return lateness.twins() if self._on and lateness.share > CLEAN_SHARE else 0
+        if self._auto or not lateness.is_clean:
+            return lateness.twins() * (shots if self.at_once() else int(self._on))
+        return lateness.twins() if self.at_once() else 0
+
+    def at_once(self) -> bool:
+        """Whether small shots have twins from the start: on a line that may make shots late."""
+        if self._parity or not (self._on and self._resend):
+            return self._auto
+        return self._auto or not (self._recovery.lateness.seems_clean or self._recovery.congestion.is_short)
 
     def watch(self, shot: SentShot) -> None:
         """A small shot of streams that are not busy was sent."""
@@ -111,7 +120,7 @@ class Hedger:
 
     def twins_at_once(self, size: int, now: float) -> int:
         """How many a small shot gets when it is sent."""
-        twins = self._recovery.lateness.twins() if self.at_once else 0
+        twins = self._recovery.lateness.twins() if self.at_once() else 0
         return twins if twins and self._small.spend(twins * size, self._counters.bytes_sent, now) else 0
 
     def run(self, now: float, spare: bool) -> None:

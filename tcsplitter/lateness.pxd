@@ -3,7 +3,7 @@ from tcsplitter._core cimport Quantiles
 
 cdef class Lateness:
     cdef public Quantiles delay
-    cdef public double late_after, share
+    cdef public double late_after, share, doubt
     cdef public bint queueing
     cdef Quantiles _recent
     cdef object _small

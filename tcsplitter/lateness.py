@@ -21,9 +21,9 @@ OUTLIER = 1.5
 one had come before."""
 WORTH_SECONDS = 0.01
 """What is late by less is not worth repairing: it is the machines' doing rather than the line's."""
-SHARE_SAMPLES, FIRST_SHARE = 200, 0.0
-"""Of how many shots the share of late ones is taken, older ones fading; and what it is taken for, with a quarter of that weight,
-before anything was measured."""
+SHARE_SAMPLES, FIRST_DOUBT = 200, 0.04
+"""Of how many shots the share of late ones is taken, older ones fading; and how much more it may be before anything was measured,
+with a quarter of that weight."""
 USUAL_SAMPLES, REFRESH_SAMPLES = 128, 16
 """Of how many acks the median is usual; how many acks go by until that is taken anew."""
 OVERDUE_RTTS, OVERDUE_SPREAD, OVERDUE_SLACK = 1.1, 1.03, 0.002
@@ -51,8 +51,10 @@ class Lateness:
         """From sending a shot to its ack."""
         self.late_after = FIRST_LATE_RTTS * rtt + LATE_SLACK
         """Age at which a shot is late: beyond what most take, dead carriers aside, and what an undisturbed ack needs."""
-        self.share = FIRST_SHARE
+        self.share = 0.0
         """Of the shots, those that the line makes late, or never delivers."""
+        self.doubt = FIRST_DOUBT
+        """How much more they may be: less the more shots were counted."""
         self.queueing = False
         """A queue makes all of them late."""
         self._recent = Quantiles(USUAL_SAMPLES)
@@ -100,13 +102,19 @@ class Lateness:
         if not self.queueing:
             self._weight = min(self._weight + 1, SHARE_SAMPLES)
             self.share += (late - self.share) / self._weight
+            self.doubt -= self.doubt / self._weight
 
     def twins(self) -> int:
         """Copies that a small shot needs besides itself, so that hardly ever all are late; one at least."""
-        twins = 1
-        while twins < MAX_TWINS and self.share ** (twins + 1) > FAILED_COPIES:
+        twins, share = 1, self.share + self.doubt
+        while twins < MAX_TWINS and share ** (twins + 1) > FAILED_COPIES:
             twins += 1
         return twins
+
+    @property
+    def seems_clean(self) -> bool:
+        """Hardly any shot is late, and enough were counted to say so."""
+        return self.share + self.doubt < CLEAN_SHARE
 
     @property
     def is_clean(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcsplitter.acks import Acks
+from tcsplitter.congestion import PACED_RTT
 from tcsplitter.hedging import (
     AGAIN_SHARE,
     LARGE_BURST,
@@ -22,7 +24,7 @@ from tcsplitter.hedging import (
     Allowance,
     Hedger,
 )
-from tcsplitter.lateness import OVERDUE_RTTS, OVERDUE_SLACK, SMALL_SHOT
+from tcsplitter.lateness import FIRST_DOUBT, OVERDUE_RTTS, OVERDUE_SLACK, SHARE_SAMPLES, SMALL_SHOT
 from tcsplitter.options import Fec, Retries
 from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import Recovery
@@ -42,6 +44,7 @@ class Rig:
     def __init__(self, handling: Handling | None = None) -> None:
         self.recovery = Recovery(PayloadSize(10_000))
         self.recovery.sample_rtt(RTT, NOW)
+        self.recovery.lateness.doubt = 0.0
         self.counters = Counters()
         self.hedger = Hedger(handling or Handling(), self.recovery, self.counters, NOW)
         self.now = NOW
@@ -359,17 +362,54 @@ def test_where_nothing_is_to_be_sent_twice_there_are_no_twins_later(handling: Ha
     assert [number for seconds in range(1, 20) for number in rig.at(float(seconds))] == []
 
 
-@pytest.mark.parametrize("hedge", [True, False])
-def test_twins_at_once_are_for_where_the_line_decides(hedge: bool) -> None:
-    for fec in (Fec(), Fec(10, 3)):
-        rig = Rig(Handling(fec=fec, hedge=hedge))
-        assert not rig.hedger.at_once
-        assert rig.hedger.twins_at_once(100, NOW) == 0
-    rig = Rig(Handling(fec=AUTO, hedge=hedge))
-    assert rig.hedger.at_once
+ON, OFF = Handling(), Handling(hedge=False)
+
+
+@pytest.mark.parametrize("handling", [ON, OFF])
+def test_where_parity_goes_by_the_line_there_are_twins_at_once_on_any(handling: Handling) -> None:
+    rig = Rig(replace(handling, fec=AUTO))
     assert rig.hedger.twins_at_once(100, NOW) == rig.recovery.lateness.twins() == 1
     rig.recovery.lateness.share = 0.3
     assert rig.hedger.twins_at_once(100, NOW) == rig.recovery.lateness.twins() > 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3])
+def test_otherwise_there_are_some_where_the_line_makes_shots_late(share: float) -> None:
+    rig = Rig()
+    rig.recovery.lateness.share = share
+    assert rig.hedger.twins_at_once(100, NOW) == (rig.recovery.lateness.twins() if share else 0)
+
+
+def test_and_until_it_is_known_that_it_does_not() -> None:
+    rig = Rig()
+    rig.recovery.lateness.doubt = FIRST_DOUBT
+    found = []
+    for _ in range(3 * SHARE_SAMPLES):
+        found.append(rig.hedger.twins_at_once(10, rig.now))
+        rig.recovery.lateness.count(False)
+        rig.now += RTT
+    assert found[0] == 2
+    assert sorted(found, reverse=True) == found
+    assert found[-1] == 0
+
+
+@pytest.mark.parametrize(
+    "handling",
+    [OFF, replace(ON, fec=Fec(10, 3)), replace(ON, retries=Retries(resend=False))],
+    ids=["off", "parity as asked for", "without retries"],
+)
+def test_where_something_else_was_asked_for_there_are_none_at_once(handling: Handling) -> None:
+    rig = Rig(handling)
+    rig.recovery.lateness.share = 0.3
+    assert rig.hedger.twins_at_once(100, NOW) == 0
+
+
+def test_a_short_line_is_none_that_makes_shots_late() -> None:
+    """What is late there is the machines' doing, and twins are more work for them."""
+    rig = Rig()
+    rig.recovery.lateness.share = 0.3
+    rig.recovery.sample_rtt(PACED_RTT / 2, NOW)
+    assert rig.hedger.twins_at_once(100, NOW) == 0
 
 
 def test_twins_at_once_are_all_or_none() -> None:

@@ -18,7 +18,7 @@ from tcsplitter.lateness import (
     CLEAN_SHARE,
     FAILED_COPIES,
     FAILED_STRIPES,
-    FIRST_SHARE,
+    FIRST_DOUBT,
     LATE_RTTS,
     LATE_SAMPLES,
     LATE_SLACK,
@@ -153,8 +153,30 @@ def test_the_recent_small_shots_say_when_an_ack_is_overdue(ages: list[float]) ->
 # --- the share of late ones
 
 
-def test_the_share_starts_at_a_guess() -> None:
-    assert Lateness(RTT).share == FIRST_SHARE
+def test_a_new_line_is_in_doubt_until_enough_was_seen_of_it() -> None:
+    """In doubt means twins, not parity: what is not needed of those costs little."""
+    lateness = Lateness(RTT)
+    assert lateness.doubt == FIRST_DOUBT
+    assert lateness.is_clean
+    assert not lateness.seems_clean
+    assert lateness.twins() > 1
+    assert lateness.parity(10) == 0
+    for _ in range(SHARE_SAMPLES):
+        assert not lateness.seems_clean
+        lateness.count(False)
+    for _ in range(2 * SHARE_SAMPLES):
+        lateness.count(False)
+    assert lateness.seems_clean
+    assert lateness.twins() == 1
+
+
+def test_a_late_shot_is_no_reason_to_doubt_more() -> None:
+    lateness, other = Lateness(RTT), Lateness(RTT)
+    for late in [True, False, True] * 30:
+        lateness.count(late)
+        other.count(False)
+    assert lateness.doubt == other.doubt < FIRST_DOUBT
+    assert lateness.share + lateness.doubt < 2 / 3 + FIRST_DOUBT
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.3, 0.9, 1.0])
@@ -298,7 +320,7 @@ def test_what_a_queue_makes_late_is_not_counted() -> None:
 
 def with_share(share: float) -> Lateness:
     lateness = Lateness(RTT)
-    lateness.share = share
+    lateness.doubt, lateness.share = 0.0, share
     return lateness
 
 

@@ -121,7 +121,10 @@ def test_a_chunk_goes_again_once_when_the_first_of_its_copies_is_lost(order: tup
     pair, *copies = overdue()
     pair.lose(*copies)
     first, second = copies[order[0]], copies[order[1]]
-    (again,) = data_shots(pair.kill(first.carrier, CLIENT))
+    again, its_twin = data_shots(pair.kill(first.carrier, CLIENT))
+    sent = pair.sent(its_twin)
+    assert sent is not None
+    assert sent.is_twin, "the line is now known to lose shots"
     assert pair.counted(CLIENT, "payloads_resent") == 1
     assert data_shots(pair.kill(second.carrier, CLIENT)) == []
     assert pair.counted(CLIENT, "payloads_resent") == 1
@@ -278,7 +281,7 @@ def test_control_frames_of_a_lost_shot_go_again_though_its_twin_is_under_way() -
     assert kinds[0] == kinds[1]
     pair.lose(original, twin)
     for copy, expected in ((original, kinds[0]), (twin, [frame for frame in kinds[0] if frame != STREAM])):
-        (again,) = pair.kill(copy.carrier, CLIENT)
+        again = pair.kill(copy.carrier, CLIENT)[0]
         assert sorted(frame[0] for frame in again.frames if frame[0] != ACK) == expected
 
 

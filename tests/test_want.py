@@ -28,7 +28,8 @@ AUTO = Fec(auto=True)
 def want_at_rest(handling: Handling, share: float, reserve: int = RESERVE, most: int = MAX_WANT) -> int:
     """What an end wants that has nothing to send, on a line that makes this share of its shots late."""
     session = Session(SessionConfig(True, handling=handling, reserve=reserve, most=most), "test", Outbox(), {}, NOW)
-    session.recovery.lateness.share = share
+    session.recovery.sample_rtt(0.1, NOW)
+    session.recovery.lateness.doubt, session.recovery.lateness.share = 0.0, share
     return session.want()
 
 
@@ -54,7 +55,7 @@ def test_a_worse_line_takes_no_fewer_and_none_takes_more_than_the_pool_can_have(
     ("fec", "hedge", "clean", "late"),
     [
         (Fec(), False, RESERVE, RESERVE),
-        (Fec(), True, RESERVE, RESERVE + 2),
+        (Fec(), True, RESERVE, RESERVE + 2 * RESERVE),
         (Fec(10, 3), False, RESERVE + 3, RESERVE + 3),
         (Fec(10, 3), True, RESERVE + 3, RESERVE + 3 + 2),
         (AUTO, False, RESERVE + RESERVE, RESERVE + 2 * RESERVE),
@@ -62,16 +63,26 @@ def test_a_worse_line_takes_no_fewer_and_none_takes_more_than_the_pool_can_have(
     ],
 )
 def test_carriers_are_kept_for_what_repair_sends(fec: Fec, hedge: bool, clean: int, late: int) -> None:
-    """With one shot in twenty late a small one needs two twins; with `auto` it has one on any line."""
+    """With one shot in twenty late a small one needs two twins: at once, or with parity when it is late. With `auto` any line has
+    one."""
     handling = Handling(fec=fec, hedge=hedge)
     assert want_at_rest(handling, 0.0) == clean
-    assert want_at_rest(handling, CLEAN_SHARE) == clean
+    assert want_at_rest(handling, 0.99 * CLEAN_SHARE) == clean
     assert want_at_rest(handling, 0.05) == late
 
 
-@pytest.mark.parametrize(("fec", "spare"), [(Fec(), MAX_TWINS), (AUTO, MAX_TWINS * RESERVE)])
+@pytest.mark.parametrize(
+    ("fec", "spare"), [(Fec(), MAX_TWINS * RESERVE), (Fec(2, 1), 1 + MAX_TWINS), (AUTO, MAX_TWINS * RESERVE)]
+)
 def test_however_bad_the_line_is_the_twins_have_an_end(fec: Fec, spare: int) -> None:
     assert want_at_rest(Handling(fec=fec), 1.0) == RESERVE + spare
+
+
+def test_an_idle_end_keeps_no_more_for_a_line_that_it_does_not_know_than_the_twins_of_one_shot() -> None:
+    """It may be in doubt for ever."""
+    session = Session(SessionConfig(True, handling=Handling(size=SIZE)), "test", Outbox(), {}, NOW)
+    session.recovery.sample_rtt(0.1, NOW)
+    assert session.want() == RESERVE + 2
 
 
 # --- on a line
@@ -145,13 +156,13 @@ def test_twins_that_wait_for_carriers_are_wanted_ones() -> None:
     stream.write(b"hello")
     assert len(data_shots(pair.flush())) == 1
     pair.client.recovery.lateness.share = 0.05
-    assert pair.client.want() == 2
+    assert pair.client.want() == 0
     assert pair.wait(2 * RTT) == []
-    assert pair.client.want() == 2 + 2
+    assert pair.client.want() == 2
     for _ in range(2):
         pair.connect(Carrier(Kind.FLING, pair.now))
     assert len(data_shots(pair.flush())) == 2
-    assert pair.client.want() == 2
+    assert pair.client.want() == 0
 
 
 # --- what is covered
