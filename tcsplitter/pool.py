@@ -10,8 +10,9 @@ from tcsplitter.carrier import Carrier
 MAX_DIALING = 224
 """Dials under way at once, of all pools together: fewer than a server keeps of those that have not said hello
 (newcomers.MAX_PER_ADDRESS)."""
-DIALS_PER_SECOND, DIAL_BURST = 10_000, 512
-"""The same of dials that begin."""
+DIALS_PER_SECOND, DIAL_BURST = 50_000, 512
+"""The same of dials that begin: more than two cores can. An end that is held back by it wakes for each dial, which costs half as
+much again as what the dials do."""
 GROWTH = 8
 """The pool may grow by this factor in an RTT."""
 SLOW_RTTS, SLOW_SECONDS = 3.0, 0.25
