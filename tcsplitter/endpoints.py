@@ -20,7 +20,7 @@ from tcsplitter.net import Resolver, Target, abort, start_connect
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, Source, Timer, Watched
 from tcsplitter.streams import REFUSED
-from tcsplitter.tuning import widen
+from tcsplitter.tuning import unpaced, widen
 
 READ_SIZE = 1_048_576  # bytes of one read from a local program; without a tick there is one in a wake
 WRITE_LIMIT = 1_048_576  # bytes written to a local program in one go
@@ -207,6 +207,7 @@ class TcpEndpoint(Watched):
         self._sock = sock
         self._joint = _joint(self, endpoints.reactor, stream, sock.recv, sock.sendmsg, endpoints.tick)
         self._shut = False
+        unpaced(sock)
         endpoints.open.add(self)
 
     def on_ready(self, events: int, now: float) -> None:

@@ -380,7 +380,7 @@ class CarrierSocket(Watched):
             if not data:
                 end.carrier_eof(carrier, now)
                 if not carrier.closed:
-                    self.watch(self.events & ~EVENT_READ)
+                    self.rest(self.events & ~EVENT_READ)
                 return
             end.carrier_received(carrier, data, now)
             self.carriers.count_read(len(data))

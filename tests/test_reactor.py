@@ -310,6 +310,42 @@ def test_what_a_call_closes_is_closed_without_another_wake(reactor: Reactor) -> 
     outer.close()
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_rests_is_not_served_whether_it_leaves_or_stays(reactor: Reactor, leaves: bool) -> None:
+    """The descriptor of one that leaves in the same wake is another's by the next one, and is served for that."""
+    heard: list[str] = []
+    near, far = socket.socketpair()
+    with near, far:
+        far.send(b"x")
+
+        def rest(source: Listening) -> None:
+            heard.append("first")
+            source.rest(0)
+            if leaves:
+                source.closed = True
+                source.leave(near)
+
+        first = Listening(reactor, near.fileno(), rest)
+        reactor.wake()
+        number = first.fd
+        reactor.call(lambda _now: None)
+        if leaves:
+            other, its_peer = socket.socketpair()
+            with other, its_peer:
+                assert number in (other.fileno(), its_peer.fileno())
+                its_peer.send(b"x")
+                other.send(b"x")
+                named = other if other.fileno() == number else its_peer
+                second = Listening(reactor, named.fileno(), lambda _source: heard.append("second"))
+                reactor.wake()
+                second.watch(0)
+        else:
+            reactor.wake()
+        reactor.call(lambda _now: None)
+        reactor.wake()
+    assert heard == (["first", "second"] if leaves else ["first"])
+
+
 def test_watch_can_pause_and_go_on(reactor: Reactor) -> None:
     inner, outer = socket.socketpair()
     with inner, outer:

@@ -5,16 +5,19 @@ import socket
 from collections.abc import Callable
 from contextlib import closing
 from socket import SocketType
+from typing import TypeVar
 
 import pytest
 
 from tcsplitter import net
 from tcsplitter.net import listen_on, start_connect
 from tcsplitter.options import Address
-from tcsplitter.tuning import FIRST_WINDOW, Tuning
+from tcsplitter.tuning import FIRST_WINDOW, Tuning, unpaced
+
+T = TypeVar("T")
 
 
-def both_sides(dialled: Tuning, accepted: Tuning, read: Callable[[SocketType], int], host: str = "127.0.0.1") -> list[int]:
+def both_sides(dialled: Tuning, accepted: Tuning, read: Callable[[SocketType], T], host: str = "127.0.0.1") -> list[T]:
     """What `read` finds at both ends of a connection between carriers' sockets with these tunings, the dialled one first."""
     (listening,) = listen_on("--lFling", Address(host, 0), 16, accepted.listening)
     target: net.Target = (listening.family, listening.getsockname())
@@ -48,3 +51,17 @@ def test_a_payload_beyond_the_first_window_has_room_at_once() -> None:
     assert small == both_sides(Tuning(), Tuning(), buffer)
     wide = both_sides(large, large, buffer)
     assert min(wide) > max(small)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1"])
+def test_what_goes_to_a_program_on_this_machine_is_not_paced(host: str) -> None:
+    def congestion_control(sock: SocketType) -> bytes:
+        unpaced(sock)
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+    assert set(both_sides(Tuning(), Tuning(), congestion_control, host)) == {b"reno"}
+
+
+def test_a_program_that_has_gone_meanwhile_is_no_error() -> None:
+    with socket.socket() as never_connected:
+        unpaced(never_connected)
