@@ -63,4 +63,6 @@ class Cap:
 
     def within(self, seconds: float) -> float:
         """Bytes that may be sent in this time, at most."""
+        if self.rate == inf:
+            return inf
         return self.rate * (self._burst + seconds)
