@@ -83,7 +83,7 @@ class Session:
     def enter(self, now: float) -> None:
         """Something is about to happen, at this time."""
         self.now = self.shared.now = now
-        self.shared.rtt = self.recovery.rtt
+        self.shared.rtt = self.recovery.congestion.rtt
 
     def _touch(self) -> None:
         self.touched[self] = None
@@ -156,7 +156,7 @@ class Session:
             self._refuse(carrier)
         else:
             if carrier.reader.pending:  # a large shot on a slow line: it is alive
-                self.carriers.expire(carrier, now + self.recovery.give_up_after)
+                self.carriers.expire(carrier, now + self.recovery.give_up_after())
             self._open(carrier, records)
 
     def receive_records(self, carrier: Carrier, records: list[Record], now: float) -> None:
@@ -217,7 +217,7 @@ class Session:
         for idle in self.carriers.idle.values():
             for carrier in list(idle):
                 self.carriers.suspend(carrier)
-                self.carriers.expire(carrier, now + self.recovery.give_up_after)
+                self.carriers.expire(carrier, now + self.recovery.give_up_after())
 
     def _refuse(self, carrier: Carrier) -> None:
         """What came on a carrier is not from the other end, or damaged."""

@@ -418,15 +418,16 @@ class Stream:
     def receive(self, offset: int, data: bytes | memoryview, fin: bool) -> None:
         """Take a piece in. Raises RemoteProtocolError for data beyond the credit or against the final size."""
         end = offset + len(data)
-        if end > self.credit_limit:
-            raise RemoteProtocolError(f"sent byte {end} of stream {self.id} with a credit of {self.credit_limit}")
+        if end > self._window.limit:
+            raise RemoteProtocolError(f"sent byte {end} of stream {self.id} with a credit of {self._window.limit}")
         before = self.incoming.highest
         pieces = self.incoming.pieces
         self._window.expect(before, self._shared.now)
         fresh = self.incoming.insert(offset, data, fin)
-        if self.incoming.pieces:
+        waiting = self.incoming.pieces
+        if waiting:
             self._window.note_gap(self.incoming.highest)
-        self._host.count_received(self.incoming.highest - before, self.incoming.pieces - pieces)
+        self._host.count_received(self.incoming.highest - before, waiting - pieces)
         if self.sent_reset is not None:
             self._drop_incoming(self.incoming.highest)
             self._host.forget_if_done(self)
