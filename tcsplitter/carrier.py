@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, Protocol
 
 from tcsplitter._core import ShotReader
-from tcsplitter.modes import Kind
+from tcsplitter.modes import SYNC, Kind
 
 TRIM_AT = 64
 
@@ -167,7 +167,7 @@ class CarrierSet:
     def adopt(self, carrier: Carrier, session: Owner, idle_for: float, now: float) -> None:
         """A carrier whose hello was sent or opened: both halves are open."""
         carrier.session = session
-        carrier.tx_left = -1 if carrier.kind is Kind.SYNC else self._reuse or -1
+        carrier.tx_left = -1 if carrier.kind is SYNC else self._reuse or -1
         carrier.used_at = now
         carrier.idle_for = idle_for
         self.all[carrier] = None

@@ -15,8 +15,7 @@ cdef class Congestion:
     cdef public bint _startup
     cdef bint _is_first, _untried
     cdef long long _proved
-    cdef list _min_rtts
-    cdef double _min_rtt_since, _round_at, _round_rtt, _round_rate
+    cdef double _min_rtt_before, _min_rtt_now, _min_rtt_since, _round_at, _round_rtt, _round_rate
     cdef int _flat_rounds
     cdef double _last_rtt
     cdef int _long_samples, _probe_in, _found
@@ -38,6 +37,7 @@ cdef class Congestion:
     cpdef double window(self)
     cdef double _first_bytes(self)
     cpdef double rate_at(self, double now)
+    cpdef bint is_short(self)
     cdef _set_pace(self, double now)
     cdef _keep_rate(self, double rate, double now)
     cdef _heed_overrun(self, double now)

@@ -117,7 +117,8 @@ class Congestion:
         """Nothing is known that speaks against what may be tried at first."""
         self._proved = 0
         """Bytes that arrived of that while at least half of it was used: it grows by them (as slow start, RFC 5681)."""
-        self._min_rtts = [inf, inf]
+        self._min_rtt_before = self._min_rtt_now = inf
+        """That of the span before and of the current one."""
         self._min_rtt_since = -inf
         self._round_at = 0.0
         self._round_rtt = inf
@@ -160,10 +161,10 @@ class Congestion:
         """It took so long until an answer to so many bytes came."""
         seconds = max(seconds, 1e-6)
         if now > self._min_rtt_since + MIN_RTT_SECONDS:
-            self._min_rtts = [self._min_rtts[1], inf]
+            self._min_rtt_before, self._min_rtt_now = self._min_rtt_now, inf
             self._min_rtt_since = now
-        self._min_rtts[1] = min(self._min_rtts[1], seconds)
-        self.rtt = self.min_rtt = min(self._min_rtts)
+        self._min_rtt_now = min(self._min_rtt_now, seconds)
+        self.rtt = self.min_rtt = min(self._min_rtt_before, self._min_rtt_now)
         if self.size.flights_of(size) > 1:  # in part it waited for acks, not in the queue
             return
         if self.rate:
@@ -198,7 +199,7 @@ class Congestion:
         # Payloads of several round trips take one more or less for other reasons than loss.
         if 2 * shot.size > self.size.bytes and self.size.flights == 1:
             self.overrun.on_sent(shot)
-        if self.rate and not self.is_short:
+        if self.rate and not self.is_short():
             free_at = max(self.opens_at, now - max(BURST_SHARE * self.rtt, BURST_SECONDS)) + shot.size / self._pace
             self.opens_at = min(free_at, now + max(self.rtt, LONGEST_PAUSE))
 
@@ -239,7 +240,7 @@ class Congestion:
         if not self.rate:
             bound = self._first_bytes()
         else:
-            if self.is_short:
+            if self.is_short():
                 return self._share * (SHORT_GAIN * self.rate * (self.rtt + SLACK) + 2 * self.size.bytes)
             gain = STARTUP_WINDOW if self._startup else CONTEST_GAIN if self._contest else CRUISE_GAIN
             held_up = min(self.queue, self.rtt) if self._contest else 0.0
@@ -262,7 +263,6 @@ class Congestion:
         """Seconds from sending a payload to its ack, without any queue."""
         return self.size.flights * self.rtt
 
-    @property
     def is_short(self) -> bool:
         """The line has so small an RTT that it is not paced."""
         return self.rtt <= PACED_RTT
@@ -311,14 +311,14 @@ class Congestion:
         self.rounds += 1
         if self._startup:
             self._look_for_end(limited)
-        if not (self._startup or self.is_short):
+        if not (self._startup or self.is_short()):
             shot = self.size.bytes / self.rate if self.rate else 0.0
             excess = self.queue - max(QUEUE_SHARE * self.rtt, QUEUE_SECONDS, shot, QUEUE_JITTER * self.jitter)
             self._bound_rate(excess > 0, now)
             self._choose_gain(excess, now)
         self._choose_size(now)
         self._round_began, self._round_delivered = now, self._delivered
-        if not self.is_short:
+        if not self.is_short():
             self.overrun.begin_round(self.rate, self._gain > 1.0, self.rtt, self.queue, self.jitter, now)
         self._marks.append((now, self._delivered))
         while len(self._marks) > self.size.flights:

@@ -58,7 +58,7 @@ class Demand:
     def _bytes(self, line: Congestion, turn: float, in_flight: int, now: float) -> float:
         """What leaves in a turn and what waits, together."""
         unsent, room = self._sending.unsent, max(0.0, line.window() - in_flight)
-        if line.is_short:  # what is dialled is there at once
+        if line.is_short():  # what is dialled is there at once
             return LEAST_AHEAD * line.rate_at(now) * self._turns * line.rtt + min(unsent, room)
         leaving = self._ahead * line.rate_at(now) * turn
         if line.starting:

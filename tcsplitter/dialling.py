@@ -107,7 +107,7 @@ class Dialling:
             return
         said_at = session.peer.said_at
         self._missing_since = min(self._missing_since, said_at)
-        if max(self._missing_since, session.data_at) <= said_at - session.recovery.give_up_after:
+        if max(self._missing_since, session.data_at) <= said_at - session.recovery.give_up_after():
             for carrier in list(carriers.idle[kind]):
                 if carrier.hello not in carriers.unconfirmed[kind] and not carrier.reader.pending:
                     session.give_up(carrier, now)
@@ -120,11 +120,11 @@ class Dialling:
         if kind is self._mode.down[0]:
             # One that a hello should have told of by the time of the last statement, and did not, is late or dead.
             said_at, rtt = session.peer.said_at, session.recovery.rtt
-            since = max(now - session.recovery.give_up_after, said_at - max(TOLD_RTTS * rtt, TOLD_SECONDS))
+            since = max(now - session.recovery.give_up_after(), said_at - max(TOLD_RTTS * rtt, TOLD_SECONDS))
             idle = min(idle, session.peer.held + carriers.on_their_way(kind, since))
         return idle
 
 
 def _said_lately(session: Session, now: float) -> bool:
     """Whether the other end said so lately how many carriers it wants and has that it would still say so."""
-    return session.peer.said_at > now - session.recovery.give_up_after
+    return session.peer.said_at > now - session.recovery.give_up_after()

@@ -102,7 +102,7 @@ class Hedger:
         """Whether small shots have twins from the start: on a line that may make shots late."""
         if self._parity or not (self._on and self._resend):
             return self._auto
-        return self._auto or not (self._recovery.lateness.seems_clean or self._recovery.congestion.is_short)
+        return self._auto or not (self._recovery.lateness.seems_clean or self._recovery.congestion.is_short())
 
     def watch(self, shot: SentShot) -> None:
         """A small shot of streams that are not busy was sent."""

@@ -15,6 +15,10 @@ class Kind(IntEnum):
     RETRY = 3
 
 
+SYNC = Kind.SYNC
+"""For what is asked of every shot: an enum takes longer to find its member than the rest of the question does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mode:
     """Which pools the client keeps dialled, and which of them carry payload in each direction."""

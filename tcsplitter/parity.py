@@ -157,7 +157,7 @@ class Stripes:
 
     def next(self, now: float) -> Parity | None:
         """The parity that is to be sent next; what nobody needs any more is dropped."""
-        patience = max(DROP_RTTS * self._recovery.rtt, DROP_SECONDS) if self._resend else self._recovery.give_up_after
+        patience = max(DROP_RTTS * self._recovery.rtt, DROP_SECONDS) if self._resend else self._recovery.give_up_after()
         limit = now - patience
         while self._waiting:
             stripe = self._waiting[0].stripe

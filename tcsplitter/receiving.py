@@ -33,7 +33,7 @@ from tcsplitter._core import (
 from tcsplitter.chunks import Control
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import SMALL_SHOT
-from tcsplitter.modes import Kind
+from tcsplitter.modes import SYNC, Kind
 from tcsplitter.rebuild import Rebuilder
 from tcsplitter.streams import Stream
 
@@ -152,7 +152,7 @@ class Receiver:
         except InvalidTag:
             return False
         if flags & FINAL and not carrier.closed:
-            self._carriers.finished(carrier, self._ack_delay(), self._recovery.give_up_after, self._shared.now)
+            self._carriers.finished(carrier, self._ack_delay(), self._recovery.give_up_after(), self._shared.now)
         return True
 
     def _opened(self, epoch: Epoch, size: int, now: float) -> None:
@@ -240,7 +240,7 @@ class Receiver:
         delay = self._acks.delay(self._recovery.min_rtt, size <= SMALL_SHOT)
         self._acks.elicited(number, delay, now)
         carrier.owes_ack = True
-        if carrier.kind is not Kind.SYNC:
+        if carrier.kind is not SYNC:
             self._carriers.make_due(carrier, now + delay if carrier.kind in self._carriers.payload else now)
 
     def _note_payload(self, carrier: Carrier, now: float) -> None:
@@ -290,7 +290,7 @@ class Receiver:
             carrier = shot.carrier
             if not carrier.tx_final:
                 self._carriers.resume(carrier)
-            if carrier.kind is Kind.SYNC:
+            if carrier.kind is SYNC:
                 carrier.asked_at = now if self._repair.outstanding(carrier) else inf
             self._settle(shot)
         for shot in repaired:

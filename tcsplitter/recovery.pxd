@@ -15,6 +15,10 @@ cdef class Recovery:
 
     cpdef dialled(self, double seconds, double now)
     cpdef sample_rtt(self, double seconds, double now, long long size=?)
+    cpdef double lost_after(self)
+    cpdef double give_up_after(self)
+    cpdef long long under_way(self)
+    cpdef long long chunks_left(self)
     cpdef bint may_send(self, double now)
     cpdef bint line_allows(self, double now)
     cpdef bint has_room(self)

@@ -80,26 +80,23 @@ class Recovery:
         """The same; 0 while unknown."""
         return self.congestion.min_rtt
 
-    @property
     def lost_after(self) -> float:
-        return max(self._patience, self._backoff) * max(LOST_RTTS * self.rtt, LOST_SECONDS)
+        return max(self._patience, self._backoff) * max(LOST_RTTS * self.congestion.rtt, LOST_SECONDS)
 
-    @property
     def give_up_after(self) -> float:
-        return self._backoff * max(GIVE_UP_RTTS * self.rtt, GIVE_UP_SECONDS)
+        return self._backoff * max(GIVE_UP_RTTS * self.congestion.rtt, GIVE_UP_SECONDS)
 
     def dialled(self, seconds: float, now: float) -> None:
         """A dial took so long: an RTT, and a sign of how full the line is."""
         self.sample_rtt(seconds, now)
-        if seconds < max(LOST_RTTS * self.rtt, LOST_SECONDS) / 2:
+        if seconds < max(LOST_RTTS * self.congestion.rtt, LOST_SECONDS) / 2:
             self._quick_dial_at = now
 
     def sample_rtt(self, seconds: float, now: float, size: int = 0) -> None:
         """Take an RTT in, that of `size` bytes."""
         self.congestion.sample_rtt(seconds, size, now)
-        self.lateness.begin(self.rtt)
+        self.lateness.begin(self.congestion.rtt)
 
-    @property
     def under_way(self) -> int:
         """Bytes of `sent`."""
         return self.in_flight + self.late_bytes
@@ -107,7 +104,7 @@ class Recovery:
     @property
     def is_quiet(self) -> bool:
         """The line could take as much again as is under way."""
-        return 2 * self.under_way < self.congestion.window()
+        return 2 * self.under_way() < self.congestion.window()
 
     def may_send(self, now: float) -> bool:
         """Whether bulk data may go: cap, pace and line allow more, and late shots, which have an account of their own, are not
@@ -126,16 +123,15 @@ class Recovery:
     def has_room(self) -> bool:
         """Whether bulk data may go but for cap and pace."""
         window = self.congestion.window()
-        return self.in_flight < window and self.late_bytes < LATE_WINDOWS * window and self.chunks_left > 0
+        return self.in_flight < window and self.late_bytes < LATE_WINDOWS * window and self.chunks_left() > 0
 
-    @property
     def chunks_left(self) -> int:
         """STREAM frames that may still be sent: the other end's reassembly has to stay within bounds."""
         return MAX_UNACKED_CHUNKS - self.chunks_in_flight
 
     def on_sent(self, shot: SentShot) -> None:
         """Enter a data shot."""
-        self.congestion.on_sent(shot, self.under_way)
+        self.congestion.on_sent(shot, self.under_way())
         self.sent[shot.number] = shot
         self.in_flight += shot.size
         self.chunks_in_flight += len(shot.chunks)
@@ -143,7 +139,7 @@ class Recovery:
 
     def note_late(self, now: float) -> None:
         """Move the shots that have become late to their own account."""
-        limit = now - self.lateness.in_time(self.rtt, Acks.delay(self.rtt))
+        limit = now - self.lateness.in_time(self.congestion.rtt, Acks.delay(self.congestion.rtt))
         while self._young and self._young[0].sent_at < limit:
             shot = self._young.popleft()
             if shot.number in self.sent:
@@ -213,7 +209,7 @@ class Recovery:
             self._backoff = max(1.0, self._backoff / 2)
         self._newest_delivered = max(self._newest_delivered, shot.sent_at)
         self._highest_delivered = max(self._highest_delivered, number)
-        outlier = self.lateness.sample(now - shot.sent_at, shot.size, self.rtt, Acks.delay(self.rtt))
+        outlier = self.lateness.sample(now - shot.sent_at, shot.size, self.congestion.rtt, Acks.delay(self.congestion.rtt))
         if not counted:
             # Compared with what came in an ack before this one: what this ack says together may be late for its own lateness.
             self.lateness.count(outlier and highest_before > number)
@@ -224,7 +220,7 @@ class Recovery:
 
     def overdue(self, now: float) -> list[SentShot]:
         """Shots old enough to be lost, oldest first; they stay until `lose` or `spare`."""
-        limit = now - self.lost_after
+        limit = now - self.lost_after()
         found = []
         for shot in self.sent.values():
             if shot.judged_from > limit:
@@ -251,7 +247,7 @@ class Recovery:
         if by_time and shot.sent_at >= max(self._newest_delivered, self._quick_dial_at) and now >= self._halve_at:
             self.congestion.on_full()
             self._backoff = min(2 * self._backoff, MAX_BACKOFF)
-            self._halve_at = now + self.lost_after
+            self._halve_at = now + self.lost_after()
         return shot
 
     def _move_to_lost(self, number: int, now: float) -> SentShot:
@@ -277,5 +273,5 @@ class Recovery:
     def deadline(self) -> float:
         """When the oldest shot will be old enough to be lost."""
         for shot in self.sent.values():
-            return shot.judged_from + self.lost_after
+            return shot.judged_from + self.lost_after()
         return inf

@@ -48,7 +48,7 @@ class Repair:
                 continue
             if progress:
                 self._recovery.spare(shot, now)
-                self._carriers.expire(carrier, now + self._recovery.give_up_after)
+                self._carriers.expire(carrier, now + self._recovery.give_up_after())
             elif self._cannot_be_replaced(shot, now):
                 self._hold(shot, now)
             else:
@@ -60,7 +60,7 @@ class Repair:
         """Nothing would go again in place of its data, so the end of its carrier decides; of one that is closed already, age."""
         if self._shared.handling.retries.resend or not any(chunk.size for chunk in shot.chunks):
             return False
-        return not shot.carrier.closed or now < shot.sent_at + self._recovery.give_up_after
+        return not shot.carrier.closed or now < shot.sent_at + self._recovery.give_up_after()
 
     def _hold(self, shot: SentShot, now: float) -> None:
         """Judge its data later, but send the rest again, and ask elsewhere whether it arrived: its acks may be what was lost."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tcsplitter.acks import MAX_ACK_DELAY
 from tcsplitter.carrier import Carrier, CarrierSet, PeerCarriers
-from tcsplitter.modes import Kind, Mode
+from tcsplitter.modes import SYNC, Kind, Mode
 
 if TYPE_CHECKING:
     from tcsplitter.recovery import Recovery
@@ -70,9 +70,9 @@ class Routes:
 
     def sync(self, now: float) -> Carrier | None:
         """The sync carrier to use; None if there is none that the other end knows and that answers."""
-        idle = self._carriers.idle[Kind.SYNC]
+        idle = self._carriers.idle[SYNC]
         if idle:
-            unconfirmed = self._carriers.unconfirmed[Kind.SYNC]
+            unconfirmed = self._carriers.unconfirmed[SYNC]
             for carrier in idle:
                 if not carrier.backlog and carrier.hello not in unconfirmed and now < carrier.asked_at + self._sync_patience:
                     return carrier
@@ -80,7 +80,7 @@ class Routes:
 
     def fell_silent(self, now: float) -> list[Carrier]:
         """Sync carriers that have owed an answer for too long since this was asked last: what they hold has to go elsewhere."""
-        idle = self._carriers.idle[Kind.SYNC]
+        idle = self._carriers.idle[SYNC]
         if not idle:
             return []
         silent = {carrier for carrier in idle if now >= carrier.asked_at + self._sync_patience}
@@ -90,7 +90,7 @@ class Routes:
 
     def deadline(self) -> float:
         """When `fell_silent` has to be called next."""
-        idle = self._carriers.idle[Kind.SYNC]
+        idle = self._carriers.idle[SYNC]
         if not idle:
             return inf
         return min((c.asked_at for c in idle if c not in self._silent), default=inf) + self._sync_patience

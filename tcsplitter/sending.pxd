@@ -4,6 +4,7 @@ from tcsplitter.carrier cimport Carrier, CarrierSet
 from tcsplitter.demand cimport Demand
 from tcsplitter.hedging cimport Hedger
 from tcsplitter.keyring cimport Epoch, Keyring
+from tcsplitter.parity cimport Parity, Stripe, Stripes
 from tcsplitter.recovery cimport Recovery
 from tcsplitter.routes cimport Routes
 from tcsplitter.shared cimport Shared
@@ -13,7 +14,11 @@ from tcsplitter.table cimport StreamTable
 
 cdef class Sender:
     cdef public long long next_number
-    cdef object _config, _counters, _outbox, _stripes, _writer
+    cdef object _config, _counters, _writer
+    cdef Stripes _stripes
+    cdef list _actions
+    cdef int _reserve, _parity
+    cdef long long _most
     cdef public object _gone
     cdef CarrierSet _carriers
     cdef Routes _routes

@@ -13,7 +13,7 @@ from tcsplitter.demand import MAX_WANT, Demand
 from tcsplitter.errors import LocalProtocolError
 from tcsplitter.hedging import Hedger
 from tcsplitter.lateness import SMALL_SHOT
-from tcsplitter.modes import Kind
+from tcsplitter.modes import SYNC
 from tcsplitter.parity import Stripes
 from tcsplitter.routes import Routes
 from tcsplitter.shots import Copies, SentShot
@@ -54,6 +54,9 @@ class Sender:
     ) -> None:
         self.next_number = 0
         self._config = config
+        self._reserve = config.reserve
+        self._parity = config.handling.fec.parity
+        self._most = min(MAX_WANT, config.most)
         self._carriers = carriers
         self._routes = routes
         self._recovery = recovery
@@ -63,10 +66,10 @@ class Sender:
         self._streams = streams
         self._shared: Shared = streams.shared
         self._counters = streams.shared.counters
-        self._outbox = outbox
+        self._actions = outbox.actions
         self._stripes = Stripes(config.handling, recovery)
         self._demand = Demand(config.client, recovery.congestion, streams)
-        self._hedger = Hedger(config.handling, recovery, self._counters, self._now)
+        self._hedger = Hedger(config.handling, recovery, self._counters, self._shared.now)
         self._full_at = -inf
         """When bulk last had to wait for the line, or for carriers."""
         self._bulk_since = inf
@@ -78,29 +81,25 @@ class Sender:
         """Server: hellos of carriers that were given up; the client may not see them reset."""
 
     @property
-    def _now(self) -> float:
-        return self._shared.now
-
-    @property
     def has_work(self) -> bool:
         """Something is under way or waits to be sent."""
         return bool(self._recovery.sent or self._streams.has_control or self._shared.scheduler)
 
     def want(self) -> int:
         """Idle carriers that this end wishes to find."""
-        payloads = self._demand.payloads(self._recovery.in_flight, self._now)
+        payloads = self._demand.payloads(self._recovery.in_flight, self._shared.now)
         copies = len(self._stripes) + len(self._hedger)
-        return min(MAX_WANT, self._config.most, self._spare() + payloads + copies + bool(self._shared.scheduler.bulk))
+        return min(self._most, self._spare() + payloads + copies + bool(self._shared.scheduler.bulk))
 
     def _spare(self) -> int:
         """Idle carriers that are kept for sparse streams, their twins and their parity."""
-        return self._config.reserve + self._hedger.spare(self._config.reserve) + self._config.handling.fec.parity
+        return self._reserve + self._hedger.spare(self._reserve) + self._parity
 
     # ------------------------------------------------------------------------------------- a wake
 
     def flush(self) -> None:
         """Send what may be sent and what is due."""
-        now = self._now
+        now = self._shared.now
         self._recovery.note_late(now)
         self._hedger.run(now, spare=not self._shared.scheduler)
         self._shared.tock.run(now)
@@ -122,19 +121,19 @@ class Sender:
         due = self._carriers.next_due()
         by = min(due.ack_by if due else inf, self._shared.tock.opens_at, self._routes.deadline())
         by = min(by, self._hedger.deadline(), self._stripes.deadline(self._stripe_delay()))
-        if self._shared.scheduler and self._routes.yields_until > self._now:
+        if self._shared.scheduler and self._routes.yields_until > self._shared.now:
             by = min(by, self._routes.yields_until)
-        if self._recovery.opens_at > self._now and self._waits_for_pace() and self._recovery.has_room():
+        if self._recovery.opens_at > self._shared.now and self._waits_for_pace() and self._recovery.has_room():
             by = min(by, self._recovery.opens_at)
-        if self._cap.opens_at > self._now:
+        if self._cap.opens_at > self._shared.now:
             by = min(by, self._cap_deadline())
-        if self._acks.due_at < by and self._routes.control(self._now) is not None:
+        if self._acks.due_at < by and self._routes.control(self._shared.now) is not None:
             return self._acks.due_at
         return by
 
     def _cap_deadline(self) -> float:
         """When the cap lets go what waits for nothing else."""
-        if self._shared.scheduler.sparse and self._cap.sparse_at > self._now:
+        if self._shared.scheduler.sparse and self._cap.sparse_at > self._shared.now:
             return self._cap.sparse_at
         return self._cap.opens_at if len(self._hedger) or len(self._stripes) else inf
 
@@ -153,7 +152,7 @@ class Sender:
         lost = self._shared.scheduler.lost
         while lost and not (source := next(iter(lost))).has_lost:
             del lost[source]
-        while lost and self._recovery.chunks_left > 0 and self._recovery.may_send(self._now):
+        while lost and self._recovery.chunks_left() > 0 and self._recovery.may_send(self._shared.now):
             carrier = self._routes.lost()
             if carrier is None or not self._send_data(carrier, payload=True, lost=True):
                 return
@@ -165,8 +164,8 @@ class Sender:
             if self._stripes and not self._stripes.auto:
                 self._send_parity()
             more = self._send_next()
-        if self._recovery.line_allows(self._now):
-            self._recovery.congestion.on_limited(self._recovery.under_way)
+        if self._recovery.line_allows(self._shared.now):
+            self._recovery.congestion.on_limited(self._recovery.under_way())
         self._notice_full_line()
         if self._stripes.auto:
             self._send_auto_parity()
@@ -176,23 +175,23 @@ class Sender:
         if not self._shared.scheduler.bulk:
             self._bulk_since = inf
             return
-        self._bulk_since = min(self._bulk_since, self._now)
+        self._bulk_since = min(self._bulk_since, self._shared.now)
         paced_until = min(self._recovery.congestion.opens_at, self._bulk_since + self._recovery.rtt)
-        if self._now >= paced_until or not self._recovery.has_room():
-            self._full_at = self._now
+        if self._shared.now >= paced_until or not self._recovery.has_room():
+            self._full_at = self._shared.now
 
     def _send_auto_parity(self) -> None:
         """Where the line decides, parity does not wait for more shots when nothing else waits, and yields when it is full."""
-        if self._full_at == self._now:
+        if self._full_at == self._shared.now:
             self._stripes.forget()
         elif not self._shared.scheduler.bulk:
-            self._stripes.close(self._now)
+            self._stripes.close(self._shared.now)
             self._send_parity()
 
     def _send_next(self) -> bool:
         """Send one shot of what waits; False if there is nothing that may go, or no carrier for it."""
         scheduler, now = self._shared.scheduler, self._shared.now
-        sparse = bool(scheduler.sparse) and now >= self._cap.sparse_at and self._recovery.chunks_left > 0
+        sparse = bool(scheduler.sparse) and now >= self._cap.sparse_at and self._recovery.chunks_left() > 0
         control = self._streams.has_control
         carrier = None
         if sparse or (scheduler.bulk and self._recovery.may_send(now)):
@@ -207,11 +206,11 @@ class Sender:
 
     def _send_parity(self) -> None:
         """Send the parity that waits, as far as there are carriers that its stripe does not use."""
-        while (parity := self._stripes.next(self._now)) is not None:
+        while (parity := self._stripes.next(self._shared.now)) is not None:
             stripe = parity.stripe
-            if self._now < self._cap.opens_at or not (stripe.urgent or self._recovery.may_send(self._now)):
+            if self._shared.now < self._cap.opens_at or not (stripe.urgent or self._recovery.may_send(self._shared.now)):
                 return
-            carrier = self._routes.repair(stripe.urgent, self._now, stripe.carriers)
+            carrier = self._routes.repair(stripe.urgent, self._shared.now, stripe.carriers)
             if carrier is None:
                 return
             self._begin_body()
@@ -231,7 +230,7 @@ class Sender:
 
     def _for_twin(self, shot: SentShot, urgent: bool) -> Carrier | None:
         """A carrier for a twin, if there is one, and the cap allows it."""
-        return self._routes.repair(urgent, self._now, _carriers(shot)) if self._now >= self._cap.opens_at else None
+        return self._routes.repair(urgent, self._shared.now, _carriers(shot)) if self._shared.now >= self._cap.opens_at else None
 
     def _send_twin(self, shot: SentShot, carrier: Carrier | None, payload: bool = True) -> bool:
         """Send once more what a shot holds, its control frames alone or its payload too, on this carrier, if there is one."""
@@ -258,9 +257,9 @@ class Sender:
     def _finish_due(self) -> None:
         """Use the halves whose time has come: with an ack, or, where the server owes none, by closing. Those that are used again
         need not be used now where there is nothing to say."""
-        while (carrier := self._carriers.next_due()) is not None and carrier.ack_by <= self._now:
+        while (carrier := self._carriers.next_due()) is not None and carrier.ack_by <= self._shared.now:
             if self._config.reuse != 1 and not carrier.rx_final and self._has_said_all():
-                self._carriers.used(carrier, False, self._recovery.give_up_after, self._now)
+                self._carriers.used(carrier, False, self._recovery.give_up_after(), self._shared.now)
             elif self._config.client or carrier.owes_ack:
                 self._send_ack(carrier)
             else:
@@ -268,7 +267,7 @@ class Sender:
 
     def _has_said_all(self) -> bool:
         """Whether what came was acknowledged as often as it should be: on short lines, where little is lost, once."""
-        return self._acks.due_at == inf if self._recovery.congestion.is_short else not self._acks.any
+        return self._acks.due_at == inf if self._recovery.congestion.is_short() else not self._acks.any
 
     # -------------------------------------------------------------------------------------- shots
 
@@ -301,18 +300,18 @@ class Sender:
             self._hedger.mind(shot)
         if shot.chunks and takes_parity and not twinned:
             sealed = data[-(HEADER_SIZE + shot.size + TAG_SIZE) :]  # without the hello
-            self._stripes.add(shot, sealed, self._others(shot.carrier), sparse, self._now)
+            self._stripes.add(shot, sealed, self._others(shot.carrier), sparse, self._shared.now)
 
     def _takes_parity(self) -> bool:
         """Whether there is parity for what is sent now: where the line decides, none when it was full in the last RTT."""
         if not self._stripes.auto:
             return self._stripes.used
-        return self._recovery.lateness.needs_parity and self._now >= self._full_at + self._recovery.rtt
+        return self._recovery.lateness.needs_parity and self._shared.now >= self._full_at + self._recovery.rtt
 
     def _hedge(self, shot: SentShot) -> bool:
         """A small shot of streams that are not busy has left: whether it got twins at once."""
         self._hedger.watch(shot)
-        twins = self._hedger.twins_at_once(shot.size, self._now) if shot.chunks else 0
+        twins = self._hedger.twins_at_once(shot.size, self._shared.now) if shot.chunks else 0
         while twins and self._send_twin(shot, self._for_twin(shot, urgent=False)):
             twins -= 1
         return shot.copies is not None
@@ -327,7 +326,7 @@ class Sender:
         """Send an ack, with what control frames wait."""
         self._begin_body()
         control = self._write_control(carrier)
-        if carrier.kind is Kind.SYNC and carrier.asked_at == inf and self._acks.for_payload:
+        if carrier.kind is SYNC and carrier.asked_at == inf and self._acks.for_payload:
             self._acks.for_payload = False
             self._writer.ping()
             control.append((Control.PING, None))
@@ -340,19 +339,19 @@ class Sender:
     def _fill(self, lost: bool) -> list[Portion]:
         scheduler, recovery = self._shared.scheduler, self._recovery
         if lost:
-            return scheduler.fill_lost(self._writer, recovery.chunks_left)
-        return scheduler.fill(self._writer, recovery.chunks_left, recovery.may_send(self._now))
+            return scheduler.fill_lost(self._writer, recovery.chunks_left())
+        return scheduler.fill(self._writer, recovery.chunks_left(), recovery.may_send(self._shared.now))
 
     def _write_control(self, carrier: Carrier) -> list[ControlFrame]:
         """Control frames wait for a sync carrier where there is one that answers."""
-        if not self._streams.has_control or (carrier.kind is not Kind.SYNC and self._routes.sync(self._now) is not None):
+        if not self._streams.has_control or (carrier.kind is not SYNC and self._routes.sync(self._shared.now) is not None):
             return []
         return self._streams.write_control(self._writer)
 
     def _write_ack(self, carrier: Carrier) -> None:
         """Acks ride on whatever goes; where a sync carrier answers they go there as well."""
         now = self._shared.now
-        settled = carrier.kind is Kind.SYNC or self._routes.sync(now) is None
+        settled = carrier.kind is SYNC or self._routes.sync(now) is None
         self._acks.write(self._writer, now, settled)
 
     def _begin_body(self) -> None:
@@ -369,20 +368,20 @@ class Sender:
             carrier.sent = [n for n in carrier.sent if self._recovery.knows(n)]
             carrier.trim_at = max(TRIM_AT, 2 * len(carrier.sent))
         carrier.sent.append(self.next_number)
-        if self._now < carrier.asked_at:
-            carrier.asked_at = self._now
+        if self._shared.now < carrier.asked_at:
+            carrier.asked_at = self._shared.now
         if chunks and not carrier.carried:
             self._note_payload(carrier)
-        shot = SentShot(self.next_number, self._now, self._writer.size, carrier, chunks, control)
+        shot = SentShot(self.next_number, self._shared.now, self._writer.size, carrier, chunks, control)
         carrier.outstanding += shot.size
         self._recovery.on_sent(shot)
         data = self._seal(carrier, final and not tailed)
-        self._cap.spend(len(data), first, self._now)
+        self._cap.spend(len(data), first, self._shared.now)
         if tailed:
             self._begin_body()
-            self._cap.spend(len(self._seal(carrier, final=True, op=Op.TAIL)), False, self._now)
+            self._cap.spend(len(self._seal(carrier, final=True, op=Op.TAIL)), False, self._shared.now)
         elif not final:
-            self._carriers.expire(carrier, self._now + self._recovery.give_up_after)
+            self._carriers.expire(carrier, self._shared.now + self._recovery.give_up_after())
         return shot, data
 
     def _needs_tail(self, size: int) -> bool:
@@ -393,7 +392,7 @@ class Sender:
         each other it would only make the kernel take more of them for lost.
         """
         line = self._recovery.congestion
-        if size < TAIL_FROM or line.is_short or self._recovery.lateness.is_clean:
+        if size < TAIL_FROM or line.is_short() or self._recovery.lateness.is_clean:
             return False
         return line.jitter < TAIL_JITTER * line.rtt
 
@@ -412,7 +411,7 @@ class Sender:
         epoch.volume += len(data)
         self._counters.shots_sent += 1
         self._write(carrier, data, op)
-        self._carriers.used(carrier, final, self._recovery.give_up_after, self._shared.now)
+        self._carriers.used(carrier, final, self._recovery.give_up_after(), self._shared.now)
         return data
 
     def _ack_delay(self) -> float:
@@ -430,7 +429,7 @@ class Sender:
 
     def _write(self, carrier: Carrier, data: bytes, op: Op = Op.WRITE) -> None:
         self._counters.bytes_sent += len(data)
-        self._outbox.actions.append((op, carrier, data))
+        self._actions.append((op, carrier, data))
 
     # ------------------------------------------------------------------------------ a carrier's ends
 
@@ -464,7 +463,7 @@ class Sender:
 
     def close(self, code: int, reason: str) -> None:
         """Tell the other end that the session ends, if there is a carrier to do it on."""
-        if self._keys.can_seal and (carrier := self._routes.control(self._now)) is not None:
+        if self._keys.can_seal and (carrier := self._routes.control(self._shared.now)) is not None:
             self._writer.begin(0, 0)
             self._writer.close(code, reason)
             self._seal(carrier, final=True)

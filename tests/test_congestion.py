@@ -73,7 +73,7 @@ class Path(PacedEnd):
         while self.account.may_send(self.now):
             due = (self.now - self._since) * self.offered if self.offered < inf else inf
             if (self._sent_since + 1) * self.size > due * (1 + 1e-9) or len(self.account.sent) >= self.carriers:
-                self.congestion.on_limited(self.account.under_way)
+                self.congestion.on_limited(self.account.under_way())
                 return
             number = self._sent
             self._sent += 1
@@ -269,7 +269,7 @@ def test_a_program_that_says_little_does_not_end_the_search(size: int, age: floa
     account.dialled(0.1, 0.0)
     for number in range(100):
         now = number * (age + 1.0)
-        account.congestion.on_limited(account.under_way)
+        account.congestion.on_limited(account.under_way())
         account.on_sent(shot(number, now, 36))
         ack(account, number, number, now + 0.1)
     assert account.congestion.starting

@@ -299,7 +299,7 @@ def test_parity_that_found_no_carrier_for_long_is_dropped(rtt: float, resend: bo
     """Where nothing is sent again it is worth something for longer."""
     rig = Rig(Setting(1, 2), resend=resend)
     rig.recovery.congestion.rtt = rtt
-    limit = max(DROP_RTTS * rtt, DROP_SECONDS) if resend else rig.recovery.give_up_after
+    limit = max(DROP_RTTS * rtt, DROP_SECONDS) if resend else rig.recovery.give_up_after()
     rig.send()
     rig.now += limit / 2
     rig.send()

@@ -140,8 +140,8 @@ def test_a_delay_longer_than_the_age_gives_no_rtt_below_a_microsecond(delay: flo
 def test_patience_follows_the_rtt(rtt: float, lost_after: float, give_up_after: float) -> None:
     account = make()
     account.sample_rtt(rtt, 0.0)
-    assert account.lost_after == lost_after
-    assert account.give_up_after == give_up_after
+    assert account.lost_after() == lost_after
+    assert account.give_up_after() == give_up_after
 
 
 # --- verdicts
@@ -182,7 +182,7 @@ def test_a_verdict_by_time_that_proves_wrong_raises_patience(by_time: bool, wron
     account.lose(0, by_time, 1.0)
     ack(account, 0, 0, 1.5)
     assert account.wrong_verdicts == wrong
-    assert account.lost_after == pytest.approx(patience * LOST_SECONDS)
+    assert account.lost_after() == pytest.approx(patience * LOST_SECONDS)
 
 
 def lose_and_deliver(account: Recovery, count: int, now: float) -> None:
@@ -195,15 +195,15 @@ def lose_and_deliver(account: Recovery, count: int, now: float) -> None:
 def test_patience_has_a_ceiling_and_wears_off() -> None:
     account = make()
     lose_and_deliver(account, 10, 0.0)
-    assert account.lost_after == pytest.approx(MAX_PATIENCE * LOST_SECONDS, rel=0.01)
-    assert account.give_up_after > account.lost_after
-    before = account.lost_after
+    assert account.lost_after() == pytest.approx(MAX_PATIENCE * LOST_SECONDS, rel=0.01)
+    assert account.give_up_after() > account.lost_after()
+    before = account.lost_after()
     for number in range(100, 3_000):
         account.on_sent(shot(number, 5.0))
         ack(account, number, number, 5.005, answered=0)
-        assert account.lost_after <= before
-        before = account.lost_after
-    assert account.lost_after == LOST_SECONDS
+        assert account.lost_after() <= before
+        before = account.lost_after()
+    assert account.lost_after() == LOST_SECONDS
 
 
 def test_a_lost_shot_is_forgotten_in_time() -> None:
@@ -249,7 +249,7 @@ def test_late_shots_stop_the_sender_when_there_are_too_many() -> None:
         account.on_sent(shot(number, 0.0, size))
         account.note_late(100.0)
         assert account.in_flight == 0
-    assert account.late_bytes == account.under_way == most
+    assert account.late_bytes == account.under_way() == most
     assert not account.has_room()
 
 
@@ -324,7 +324,7 @@ def test_a_rebuilt_shot_is_no_wrong_verdict_and_is_not_judged() -> None:
     assert account.overdue(100.0) == []
     ack(account, 0, 0, 5.0)
     assert account.wrong_verdicts == 0
-    assert account.lost_after == LOST_SECONDS
+    assert account.lost_after() == LOST_SECONDS
 
 
 def test_that_a_shot_which_was_taken_for_lost_was_rebuilt_is_news_once() -> None:
@@ -362,7 +362,7 @@ def test_a_loss_by_time_halves_the_bound_once_in_a_while() -> None:
     seen = []
     for number, at in enumerate([1.0, 1.1, 2.999, 3.0, 5.0, 7.0]):
         account.lose(number, True, at)
-        seen.append((shares(account), account.lost_after, account.give_up_after))
+        seen.append((shares(account), account.lost_after(), account.give_up_after()))
     assert seen == [(0.5, 2, 6), (0.5, 2, 6), (0.5, 2, 6), (0.25, 4, 12), (0.25, 4, 12), (0.125, 8, 24)]
 
 
@@ -370,11 +370,11 @@ def test_timers_back_off_so_far_and_come_back() -> None:
     account = make(30)
     for number in range(10):
         account.lose(number, True, 100.0 * number)
-    assert account.lost_after == MAX_BACKOFF
+    assert account.lost_after() == MAX_BACKOFF
     seen = []
     for number in range(10, 15):
         ack(account, number, number, 1000.0, answered=0)  # so it tells no RTT
-        seen.append(account.give_up_after / GIVE_UP_SECONDS)
+        seen.append(account.give_up_after() / GIVE_UP_SECONDS)
     assert seen == [8, 4, 2, 1, 1]
 
 
@@ -384,7 +384,7 @@ def test_a_line_on_which_a_dial_was_quick_is_not_full(took: float, at: float, fu
     account.sample_rtt(0.01, 0.0)
     account.dialled(took, at)
     account.lose(0, True, 1.0)
-    assert account.lost_after == (2.0 if full else 1.0)
+    assert account.lost_after() == (2.0 if full else 1.0)
     assert shares(account) == (0.5 if full else 1.0)
 
 

@@ -80,7 +80,7 @@ def test_the_data_does_not_wait_for_it_and_the_carrier_ends(fate: str, side: int
     if fate == "comes late":
         pair.deliver(tail, on=carrier)
     if fate == "never comes":
-        pair.wait(2 * pair.client.recovery.give_up_after)
+        pair.wait(2 * pair.client.recovery.give_up_after())
     for known, end in ((carrier, side), (pair.other[carrier], 1 - side)):
         if end == CLIENT and not known.closed:
             pair.sessions[end].carrier_eof(known, pair.now)

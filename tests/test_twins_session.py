@@ -158,7 +158,7 @@ def test_a_copy_that_is_lost_after_another_arrived_is_not_missed() -> None:
 def test_copies_that_are_lost_by_time_are_lost_together() -> None:
     pair, original, twin = overdue()
     pair.lose(original, twin)
-    pair.lose(*pair.wait(pair.client.recovery.lost_after - OVERDUE - RTT))
+    pair.lose(*pair.wait(pair.client.recovery.lost_after() - OVERDUE - RTT))
     assert pair.counted(CLIENT, "payloads_resent") == 0
     pair.wait(30.0)
     pair.settle()
