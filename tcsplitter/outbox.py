@@ -32,6 +32,7 @@ class Outbox:
         self.notes: list[Note] = []
 
     def take_actions(self) -> list[Action]:
+        """What is to be done, in order. The list itself stays: those who add to it hold it."""
         actions = self.actions[:]
         self.actions.clear()
         return actions
