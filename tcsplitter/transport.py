@@ -20,7 +20,7 @@ from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, Watched
 from tcsplitter.tuning import Tuning
 
-RECV_SIZE = 131_072  # bytes of one read: a shot of 64 KB comes in one piece
+RECV_SIZE = 135_168  # bytes of one read: the largest payload there is without --frags, with all that a shot adds, in one piece
 RECV_ROUNDS = 4  # reads of one carrier in one wake
 SEND_LIMIT = 1_048_576  # bytes of one queue that go out in one wake
 QUEUE_LIMIT = 67_108_864  # bytes queued on one carrier; twice what a session may have in flight

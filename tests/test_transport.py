@@ -12,6 +12,8 @@ from loopback import fill, read_all, reset, socket_of
 from tcsplitter import net, transport
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.modes import Kind
+from tcsplitter.payload import LARGE, REUSED
+from tcsplitter.program import SHOT_OVERHEAD
 
 
 @pytest.fixture(params=[True, False], ids=["client", "server"])
@@ -185,6 +187,12 @@ def test_one_wake_reads_a_bounded_amount_of_a_carrier(either: Harness) -> None:
     either.reactor.wake()
     assert 0 < len(either.end.received[carrier]) <= most
     either.until(lambda: len(either.end.received[carrier]) == sent)
+
+
+@pytest.mark.parametrize("payload", [LARGE, REUSED])
+def test_a_grown_payload_comes_in_one_read(payload: int) -> None:
+    # What is left of a shot takes another read, and the whole is copied to put it together.
+    assert payload + SHOT_OVERHEAD < transport.RECV_SIZE
 
 
 def test_a_carrier_that_the_protocol_closed_is_not_read_on(either: Harness) -> None:
