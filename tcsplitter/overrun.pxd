@@ -2,7 +2,7 @@ from tcsplitter.shots cimport SentShot
 
 
 cdef class Round:
-    cdef public double began, ended, queue, rate
+    cdef public double began, ended, rate
     cdef public bint tries
     cdef public long long bytes, in_time, shots
 
@@ -12,7 +12,7 @@ cdef class Overrun:
     cdef public int patience
     cdef object _rounds
     cdef long long _judged
-    cdef double _in_time, _limit_before, _quickest, _reduced_at, _share_before, _usual_late, _usual_shots
+    cdef double _in_time, _limit_before, _queued_at, _quickest, _reduced_at, _share_before, _usual_late, _usual_shots
     cdef int _reductions
 
     cpdef begin_round(self, double rate, bint tries, double rtt, double queue, double jitter, double now)

@@ -37,7 +37,7 @@ MOST_PATIENCE = 8
 class Round:
     """What was sent in one round."""
 
-    __slots__ = ("began", "bytes", "ended", "in_time", "queue", "rate", "shots", "tries")
+    __slots__ = ("began", "bytes", "ended", "in_time", "rate", "shots", "tries")
 
     def __init__(self, rate: float, tries: bool, now: float) -> None:
         self.began = now
@@ -46,8 +46,6 @@ class Round:
         """What the rate was taken for."""
         self.tries = tries
         """More than that was sent, to see whether the line carries it."""
-        self.queue = 0.0
-        """How long it was at the most in the rounds until all could be in time, as a share of the RTT."""
         self.shots = 0
         self.bytes = 0
         self.in_time = 0
@@ -73,6 +71,8 @@ class Overrun:
         self._quickest = inf
         self._usual_shots = 0.0
         self._usual_late = 0.0
+        self._queued_at = -inf
+        """When a long queue was reported last: what was sent before may be late for that alone."""
         self._reduced_at = -inf
         """What was sent before says nothing of the limit."""
         self._reductions = 0
@@ -86,11 +86,14 @@ class Overrun:
         quickest = rtt if self._quickest == inf else max(rtt, self._quickest)
         self._quickest = inf
         self._in_time = IN_TIME * quickest + JITTER * jitter + SLACK
-        for earlier in self._rounds:
-            earlier.queue = max(earlier.queue, queue / rtt)
-            earlier.ended = min(earlier.ended, now)
+        if queue > LONG_QUEUE * rtt:
+            self._queued_at = now
+        if self._rounds:
+            latest: Round = self._rounds[-1]
+            latest.ended = now
         self._rounds.append(Round(rate, tries, now))
-        self.judge_at = self._rounds[0].ended + self._in_time
+        first: Round = self._rounds[0]
+        self.judge_at = first.ended + self._in_time
 
     def on_sent(self, shot: SentShot) -> None:
         """A full shot goes."""
@@ -118,7 +121,7 @@ class Overrun:
             done = self._rounds.popleft()
             self._judged += 1
             self.judge_at = self._rounds[0].ended + self._in_time
-            if timely and done.shots >= LEAST_SHOTS and done.queue <= LONG_QUEUE and done.began >= self._reduced_at:
+            if timely and done.shots >= LEAST_SHOTS and done.began >= max(self._queued_at, self._reduced_at):
                 overrun |= self._judge(done, now)
         return overrun
 
