@@ -15,7 +15,7 @@ class Kind(IntEnum):
     RETRY = 3
 
 
-SYNC = Kind.SYNC
+FLING, LASSO, SYNC, RETRY = Kind
 """For what is asked of every shot: an enum takes longer to find its member than the rest of the question does."""
 
 
@@ -39,15 +39,13 @@ class Mode:
         return self.up if client else self.down
 
 
-_F, _L = Kind.FLING, Kind.LASSO
-
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("fling", 0, pools=(_F,), up=(_F,), down=(_F,)),
-        Mode("lasso", 1, pools=(_L,), up=(_L,), down=(_L,), incoming_first=True),
-        Mode("both", 2, pools=(_F, _L), up=(_F, _L), down=(_L, _F)),
-        Mode("none", 3, pools=(_F, _L), up=(_F,), down=(_L,)),
+        Mode("fling", 0, pools=(FLING,), up=(FLING,), down=(FLING,)),
+        Mode("lasso", 1, pools=(LASSO,), up=(LASSO,), down=(LASSO,), incoming_first=True),
+        Mode("both", 2, pools=(FLING, LASSO), up=(FLING, LASSO), down=(LASSO, FLING)),
+        Mode("none", 3, pools=(FLING, LASSO), up=(FLING,), down=(LASSO,)),
     )
 }
 """By name, in the order of their numbers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from tcsplitter.carrier import Carrier, CarrierSet, Op
+from tcsplitter.carrier import PROBE, RESET, Carrier, CarrierSet
 from tcsplitter.chunks import Control
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Repair:
             if carrier.closed:
                 self.progress(carrier, 0, now)
             else:
-                self._outbox.actions.append((Op.PROBE, carrier, b""))
+                self._outbox.actions.append((PROBE, carrier, b""))
 
     def progress(self, carrier: Carrier, outstanding: int, now: float) -> float:
         """The kernel's answer: so many bytes wait in the send queue. While that shrinks, what is on the carrier is not lost.
@@ -72,7 +72,7 @@ class Repair:
     def kill(self, carrier: Carrier, now: float) -> None:
         """Reset a carrier that is dead or not to be trusted: what it may still hold is lost, unless parity can make up for it."""
         self._counters.carriers_died += 1
-        self._carriers.drop(carrier, Op.RESET)
+        self._carriers.drop(carrier, RESET)
         for number in carrier.sent:
             shot = self._recovery.sent.get(number)
             if shot is not None and shot.covered and self._cannot_be_replaced(shot, now):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tcsplitter.acks import MAX_ACK_DELAY
 from tcsplitter.carrier import Carrier, CarrierSet, PeerCarriers
-from tcsplitter.modes import SYNC, Kind, Mode
+from tcsplitter.modes import RETRY, SYNC, Mode
 
 if TYPE_CHECKING:
     from tcsplitter.recovery import Recovery
@@ -58,7 +58,7 @@ class Routes:
 
     def lost(self) -> Carrier | None:
         """A carrier that is there for what has to be sent again."""
-        return self._carriers.take_idle(Kind.RETRY)
+        return self._carriers.take_idle(RETRY)
 
     def control(self, now: float) -> Carrier | None:
         """A carrier for control frames and acks: a sync carrier, one that is due anyway, an idle one."""

@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from tcsplitter._core import FINAL, HEADER_SIZE, TAG_SIZE, ShotWriter, seal_hello
-from tcsplitter.carrier import TRIM_AT, Carrier, Op
+from tcsplitter.carrier import CLOSE, TAIL, TRIM_AT, WRITE, Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.demand import MAX_WANT, Demand
 from tcsplitter.errors import LocalProtocolError
@@ -263,7 +263,7 @@ class Sender:
             elif self._config.client or carrier.owes_ack:
                 self._send_ack(carrier)
             else:
-                self._carriers.drop(carrier, Op.CLOSE)
+                self._carriers.drop(carrier, CLOSE)
 
     def _has_said_all(self) -> bool:
         """Whether what came was acknowledged as often as it should be: on short lines, where little is lost, once."""
@@ -379,7 +379,7 @@ class Sender:
         self._cap.spend(len(data), first, self._shared.now)
         if tailed:
             self._begin_body()
-            self._cap.spend(len(self._seal(carrier, final=True, op=Op.TAIL)), False, self._shared.now)
+            self._cap.spend(len(self._seal(carrier, final=True, op=TAIL)), False, self._shared.now)
         elif not final:
             self._carriers.expire(carrier, self._shared.now + self._recovery.give_up_after())
         return shot, data
@@ -403,7 +403,7 @@ class Sender:
         counted.sent_on += 1
         counted.both_ways += carrier.brought
 
-    def _seal(self, carrier: Carrier, final: bool, op: Op = Op.WRITE) -> bytes:
+    def _seal(self, carrier: Carrier, final: bool, op: Op = WRITE) -> bytes:
         """Seal the body that was built and send it on this end's half, which it completes if `final`."""
         epoch = self._epoch()
         greeting, carrier.greeting = carrier.greeting, b""

@@ -14,12 +14,12 @@ from __future__ import annotations
 from logging import WARNING
 
 from tcsplitter.acks import Acks
-from tcsplitter.carrier import Carrier, CarrierSet, Op, PeerCarriers
+from tcsplitter.carrier import CLOSE, RESET, Carrier, CarrierSet, PeerCarriers
 from tcsplitter.config import SessionConfig
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.flows import FlowTable
 from tcsplitter.keyring import Keyring
-from tcsplitter.modes import Kind
+from tcsplitter.modes import RETRY, SYNC
 from tcsplitter.outbox import Outbox
 from tcsplitter.payload import PayloadSize
 from tcsplitter.receiving import Receiver, Record
@@ -138,7 +138,7 @@ class Session:
         except RemoteProtocolError as error:
             self.fail(str(error))
             return False
-        if hello is None or (hello[0] is Kind.SYNC and self.carriers.alive[Kind.SYNC] >= MAX_SYNCS):
+        if hello is None or (hello[0] is SYNC and self.carriers.alive[SYNC] >= MAX_SYNCS):
             return False
         carrier.kind, dial_seconds = hello
         carrier.hello = record[2]
@@ -183,7 +183,7 @@ class Session:
         if not carrier.rx_final and (not carrier.tx_final or self._repair.outstanding(carrier)):
             self.carrier_lost(carrier, now)
         elif carrier.tx_final:
-            self.carriers.drop(carrier, Op.CLOSE)
+            self.carriers.drop(carrier, CLOSE)
 
     def carrier_lost(self, carrier: Carrier, now: float) -> None:
         """The connection broke: what was sent on it and not acknowledged goes elsewhere."""
@@ -210,7 +210,7 @@ class Session:
         """Reset all idle carriers: the machine slept, and they are likely dead."""
         for idle in self.carriers.idle.values():
             for carrier in list(idle):
-                self.carriers.drop(carrier, Op.RESET)
+                self.carriers.drop(carrier, RESET)
 
     def distrust_idle(self, now: float) -> None:
         """Send nothing on what is idle until something comes on it: the path may have changed, or a large shot be under way."""
@@ -322,7 +322,7 @@ class Session:
                 self._sender.retire(carrier)
             else:
                 counted.replaced += 1
-                self.carriers.drop(carrier, Op.CLOSE)
+                self.carriers.drop(carrier, CLOSE)
 
     # ------------------------------------------------------------------------------------- end
 
@@ -345,4 +345,4 @@ class Session:
         self.streams.abandon()
         self.flows.abandon()
         for carrier in list(self.carriers.all):
-            self.carriers.drop(carrier, Op.CLOSE)
+            self.carriers.drop(carrier, CLOSE)

@@ -13,7 +13,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from socket import SocketType
 from typing import Protocol
 
-from tcsplitter.carrier import Action, Carrier, Op
+from tcsplitter.carrier import CLOSE, DIAL, PROBE, RESET, SHUT, TAIL, WRITE, Action, Carrier
 from tcsplitter.modes import Kind
 from tcsplitter.net import Resolver, Target, abort, start_connect, unacknowledged
 from tcsplitter.options import Address
@@ -27,7 +27,7 @@ QUEUE_LIMIT = 67_108_864  # bytes queued on one carrier; twice what a session ma
 CAP_CHECK = 262_144  # bytes read from carriers between two looks at the protocol's caps in one wake
 PAUSE_CHECK = 0.05  # seconds between looks at carriers that are not read because of a cap
 SILENCE = 3.0  # seconds without an answer after which a dial that is given up counts against its target
-_APART = (Op.PROBE, Op.TAIL)  # what shares no segment with what was written before
+_APART = (PROBE, TAIL)  # what shares no segment with what was written before
 CLOSE_TIMEOUT = 30_000  # ms in which the other kernel must take the rest of a queue after CLOSE
 
 
@@ -160,21 +160,21 @@ class Carriers:
         last = len(actions) - 1
         for index, (op, carrier, data) in enumerate(actions):
             conn: CarrierSocket | None = carrier.io
-            if op is Op.DIAL:
+            if op is DIAL:
                 CarrierSocket(self, carrier).dial(now)
             elif conn is None:
                 continue  # lost in this very wake; the protocol was told
-            elif op is Op.WRITE or op is Op.TAIL:
+            elif op is WRITE or op is TAIL:
                 # What follows at once for the same carrier shares a segment with this.
                 more = index < last and actions[index + 1][1] is carrier and actions[index + 1][0] not in _APART
                 conn.write(data, more, now)
-            elif op is Op.SHUT:
-                conn.shut(now)
-            elif op is Op.CLOSE:
+            elif op is CLOSE:
                 conn.close()
-            elif op is Op.RESET:
+            elif op is SHUT:
+                conn.shut(now)
+            elif op is RESET:
                 conn.reset()
-            elif op is Op.PROBE:
+            elif op is PROBE:
                 self.end.carrier_progress(carrier, conn.outstanding(), now)
             else:
                 conn.discard()
