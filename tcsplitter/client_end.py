@@ -281,15 +281,18 @@ class ClientEnd:
     def _unheard_for(self, now: float) -> float:
         return now - max(self.session.heard_at, self.session.waiting_since)
 
-    def _asks(self, now: float) -> bool:
-        """Whether a handshake is wanted: for a session, for fresh keys, or to learn whether the session lives."""
-        session, rtt = self.session, self.session.recovery.rtt
-        if session.keys.sealing is None or session.keys.sealing.worn(now):
-            return True
-        heard = max(session.heard_at, self._reasons_from)
-        if session.suspect and now - heard >= max(SUSPECT_RTTS * rtt, SUSPECT_SECONDS):
-            return True
-        return session.has_work and now - max(heard, session.waiting_since) >= max(STALL_RTTS * rtt, STALL_SECONDS)
+    def _asks_from(self, now: float) -> float:
+        """When a handshake is wanted, at the latest: for a session, for fresh keys, or to learn whether the session lives."""
+        session = self.session
+        sealing = session.keys.sealing
+        if sealing is None or sealing.worn(now):
+            return -inf
+        heard, rtt, by = max(session.heard_at, self._reasons_from), session.recovery.rtt, inf
+        if session.suspect:
+            by = heard + max(SUSPECT_RTTS * rtt, SUSPECT_SECONDS)
+        if session.has_work:
+            by = min(by, max(heard, session.waiting_since) + max(STALL_RTTS * rtt, STALL_SECONDS))
+        return by
 
     def _ask(self, now: float) -> None:
         """Start a handshake, beside others that are unanswered."""
@@ -408,7 +411,7 @@ class ClientEnd:
             self._clear_trouble("contact again")
         self._ping(now)
         self._give_up_streams(now)
-        if not self._asks(now):
+        if now < self._asks_from(now):
             self._asking_since = now
         elif now >= self._ask_at:
             self._ask(now)
@@ -457,13 +460,7 @@ class ClientEnd:
             return -inf
         if self._stopping or self.failed:
             return inf
-        now, session, rtt = self.session.now, self.session, self.session.recovery.rtt
-        by = min(session.deadline(), self._dialling.deadline(rtt, now), self._ping_at)
-        if self._asks(now):
-            return min(by, self._ask_at)
-        heard = max(session.heard_at, self._reasons_from)
-        if session.suspect:
-            by = min(by, heard + max(SUSPECT_RTTS * rtt, SUSPECT_SECONDS))
-        if session.has_work:
-            by = min(by, max(heard, session.waiting_since) + max(STALL_RTTS * rtt, STALL_SECONDS))
-        return by
+        session, now = self.session, self.session.now
+        by = min(session.deadline(), self._dialling.deadline(session.recovery.rtt, now), self._ping_at)
+        asks_from = self._asks_from(now)
+        return min(by, asks_from if now < asks_from else self._ask_at)

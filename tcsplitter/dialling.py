@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from tcsplitter.carrier import Carrier
-from tcsplitter.modes import Kind, Mode
+from tcsplitter.modes import RETRY, Kind, Mode
 from tcsplitter.pool import DialBudget, Pool, Random
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Dialling:
         self._mode = mode
         self._missing_since = inf
         """Since when the server has lacked idle carriers that this end takes for idle."""
-        budget = DialBudget(now, len(pools))
+        self._budget = budget = DialBudget(now, len(pools))
         self._pools = {kind: Pool(size, burst, idle, budget, random, now, after) for kind, (size, burst) in pools.items()}
 
     def connected(self, carrier: Carrier, rtt: float, now: float) -> bool:
@@ -60,6 +60,8 @@ class Dialling:
 
     def too_slow(self, rtt: float, now: float) -> list[Carrier]:
         """Dials that are given up here and now."""
+        if not self._budget.dialing:
+            return []
         slow = [(pool, carrier) for pool in self._pools.values() for carrier in pool.too_slow(rtt, now)]
         for pool, carrier in slow:
             pool.failed(carrier, now)
@@ -67,18 +69,19 @@ class Dialling:
 
     def due(self, session: Session, waiting: Collection[Carrier], now: float) -> list[Carrier]:
         """New carriers to be dialled; `waiting`: those that are connected and not yet of the session."""
+        rtt, carriers, down = session.recovery.rtt, session.carriers, self._mode.down[0]
         said_lately = _said_lately(session, now)
-        if said_lately and session.id:
-            self._free_places(session, now)
-        rtt = session.recovery.rtt
+        known = self._known(session, now) if said_lately else len(carriers.idle[down])
+        if said_lately and session.id and self._free_places(known, session, now):
+            known = self._known(session, now)
         wants = self._wants(session, said_lately)
         dialled: list[Carrier] = []
         for kind, pool in self._pools.items():
             if pool.cut_off and session.heard_at > pool.failed_at:
                 pool.revive(now)
             ready = sum(carrier.kind is kind for carrier in waiting) if waiting else 0
-            idle = (self._idle(kind, session, now) if said_lately else len(session.carriers.idle[kind])) + ready
-            alive = session.carriers.alive[kind] + ready
+            idle = ready + (known if kind is down else len(carriers.idle[kind]))
+            alive = ready + carriers.alive[kind]
             for _ in range(pool.dials_due(idle, alive, wants.get(kind, 0), rtt, now)):
                 carrier = Carrier(kind, now)
                 pool.dialled(carrier, now)
@@ -87,7 +90,10 @@ class Dialling:
 
     def deadline(self, rtt: float, now: float) -> float:
         """When `due` or `too_slow` may say something new though nothing happened."""
-        return min((pool.deadline(rtt, now) for pool in self._pools.values()), default=inf)
+        by = inf
+        for pool in self._pools.values():
+            by = min(by, pool.deadline(rtt, now))
+        return by
 
     def _wants(self, session: Session, said_lately: bool) -> dict[Kind, int]:
         """Idle carriers that both ends wish to find, of the kinds that each takes first."""
@@ -95,34 +101,33 @@ class Dialling:
         wants = {mode.up[0]: session.want() if session.id else 0}
         if said_lately:
             wants[mode.down[0]] = wants.get(mode.down[0], 0) + session.peer.want
-        if Kind.RETRY in self._pools:
-            wants[Kind.RETRY] = session.shared.sending.lost_chunks
+        if RETRY in self._pools:
+            wants[RETRY] = session.shared.sending.lost_chunks
         return wants
 
-    def _free_places(self, session: Session, now: float) -> None:
-        """Carriers that the server should have, and has not for long, froze: they must not hold places in the pool."""
+    def _free_places(self, known: int, session: Session, now: float) -> bool:
+        """Carriers that the server should have, and has not for long, froze: they must not hold places in the pool. Whether there
+        were any; `known`: what `_known` says."""
         kind, carriers = self._mode.down[0], session.carriers
-        if len(carriers.idle[kind]) <= self._idle(kind, session, now):
+        if len(carriers.idle[kind]) <= known:
             self._missing_since = inf
-            return
+            return False
         said_at = session.peer.said_at
         self._missing_since = min(self._missing_since, said_at)
-        if max(self._missing_since, session.data_at) <= said_at - session.recovery.give_up_after():
-            for carrier in list(carriers.idle[kind]):
-                if carrier.hello not in carriers.unconfirmed[kind] and not carrier.reader.pending:
-                    session.give_up(carrier, now)
-            self._missing_since = inf
+        if max(self._missing_since, session.data_at) > said_at - session.recovery.give_up_after():
+            return False
+        for carrier in list(carriers.idle[kind]):
+            if carrier.hello not in carriers.unconfirmed[kind] and not carrier.reader.pending:
+                session.give_up(carrier, now)
+        self._missing_since = inf
+        return True
 
-    def _idle(self, kind: Kind, session: Session, now: float) -> int:
-        """Idle carriers of a kind; of those that the server takes no more than it said it has, or will have in a moment."""
-        carriers = session.carriers
-        idle = len(carriers.idle[kind])
-        if kind is self._mode.down[0]:
-            # One that a hello should have told of by the time of the last statement, and did not, is late or dead.
-            said_at, rtt = session.peer.said_at, session.recovery.rtt
-            since = max(now - session.recovery.give_up_after(), said_at - max(TOLD_RTTS * rtt, TOLD_SECONDS))
-            idle = min(idle, session.peer.held + carriers.on_their_way(kind, since))
-        return idle
+    def _known(self, session: Session, now: float) -> int:
+        """Idle carriers of those that the server takes first: no more than it said it has, or will have in a moment."""
+        kind, carriers, recovery, peer = self._mode.down[0], session.carriers, session.recovery, session.peer
+        # One that a hello should have told of by the time of the last statement, and did not, is late or dead.
+        since = max(now - recovery.give_up_after(), peer.said_at - max(TOLD_RTTS * recovery.rtt, TOLD_SECONDS))
+        return min(len(carriers.idle[kind]), peer.held + carriers.on_their_way(kind, since))
 
 
 def _said_lately(session: Session, now: float) -> bool:

@@ -104,9 +104,12 @@ class Pool:
         `idle`: carriers that nobody uses; `alive`: all that are open; `want`: idle ones that both ends wish for, together.
         """
         self._held_back = False
-        young = self._young(rtt, now)
-        missing = max(self._floor(now), min(want, self._burst)) - idle - young
+        missing = max(self._floor(now), min(want, self._burst)) - idle
         if missing <= 0 or now < self._not_before:
+            return 0
+        young = self._young(rtt, now)
+        missing -= young
+        if missing <= 0:
             return 0
         if self._failures or (len(self._dialing) - young >= MANY_SLOW and self._silent() - young >= MANY_SLOW):
             missing = 0 if young else 1
@@ -205,14 +208,15 @@ class Pool:
 
     def deadline(self, rtt: float, now: float) -> float:
         """When `dials_due` or `too_slow` may say something new though nothing happened."""
-        slow, abandon = max(SLOW_RTTS * rtt, SLOW_SECONDS), max(ABANDON_RTTS * rtt, ABANDON_SECONDS)
         by = step if (step := self._next_step(now)) > now else inf
         if now < self._not_before < by:
             by = self._not_before
         if self._held_back and now < self._round_at + rtt < by:
             by = self._round_at + rtt
+        if not self._dialing:
+            return by
         # In the order in which they began: the first one that has a time before it has the first such time.
-        for after in (slow, abandon):
+        for after in (max(SLOW_RTTS * rtt, SLOW_SECONDS), max(ABANDON_RTTS * rtt, ABANDON_SECONDS)):
             for began in self._dialing.values():
                 if began + after > now:
                     by = min(by, began + after)
@@ -221,9 +225,7 @@ class Pool:
 
     def _next_step(self, now: float) -> float:
         """When the ramp allows one more."""
-        if now >= self._began_at + self._ramp:
-            return inf
-        return self._step(self._floor(now))
+        return inf if now >= self._began_at + self._ramp else self._step(self._floor(now))
 
     def _step(self, count: int) -> float:
         """When the ramp allows more than so many."""
