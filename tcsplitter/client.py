@@ -56,8 +56,10 @@ class _Client(Program):
         self.serve(end, Dialler(self.reactor, addresses, end, Tuning(options.mtu, options.size or 0)))
 
     def tend(self, now: float) -> None:
-        """Dial, and whatever else can wait."""
+        """Dial, and whatever else can wait; who is connected at once greets at once."""
         self.end.tend(now)
+        self._act(now)
+        self.end.session.greet()
         self._act(now)
 
     def settled(self, _now: float) -> None:

@@ -321,9 +321,7 @@ class _Connecting(Watched):
             self._try_next(now)
             return
         self.watch(0)
-        self._sock = None
-        self._leave()
-        self._dialler.endpoints.join(sock, self._stream, now)
+        self._join(sock, now)
 
     def update(self, _now: float) -> None:
         """Give up if the other side reset the stream."""
@@ -338,16 +336,25 @@ class _Connecting(Watched):
     def _try_next(self, now: float) -> None:
         while self._targets:
             try:
-                self._sock = start_connect(self._targets.pop())
+                sock, done = start_connect(self._targets.pop())
             except OSError as error:
                 self._reason = os.strerror(error.errno or 0)
                 continue
-            self.fd = self._sock.fileno()
+            if done:
+                self._join(sock, now)
+                return
+            self._sock = sock
+            self.fd = sock.fileno()
             self.watch(EVENT_WRITE)
             return
         self._leave()
         self._dialler.failed(self._reason, now)
         self._stream.reset(REFUSED)
+
+    def _join(self, sock: SocketType, now: float) -> None:
+        self._sock = None
+        self._leave()
+        self._dialler.endpoints.join(sock, self._stream, now)
 
     def _drop_socket(self) -> None:
         if self._sock is not None:

@@ -26,6 +26,8 @@ RESOLVE_PAUSE = 1.0  # seconds between two look-ups of the same name
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _NO_BYTES = bytes(4)
+_CONNECTS = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
+_OF_THIS_MACHINE = ("127.", "::1")  # as the addresses begin to which a connect(2) is a matter of one call
 _NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 Target = tuple[socket.AddressFamily, tuple[Any, ...]]  # what socket() and connect() take
@@ -42,8 +44,9 @@ def unacknowledged(fd: int) -> int:
     return int.from_bytes(ioctl(fd, termios.TIOCOUTQ, _NO_BYTES), sys.byteorder)
 
 
-def start_connect(target: Target, prepare: Prepare | None = None) -> SocketType:
-    """A socket that is connecting; it becomes writable when that is decided. OSError if it is refused at once.
+def start_connect(target: Target, prepare: Prepare | None = None) -> tuple[SocketType, bool]:
+    """A socket that is connecting, and whether it is connected already; else it becomes writable when that is decided.
+    OSError if it is refused at once.
 
     `prepare` is given the socket before it connects.
     """
@@ -54,12 +57,14 @@ def start_connect(target: Target, prepare: Prepare | None = None) -> SocketType:
         if prepare is not None:
             prepare(sock)
         code = sock.connect_ex(sockaddr)
-        if code not in (0, errno.EINPROGRESS):
+        if code == errno.EINPROGRESS and sockaddr[0].startswith(_OF_THIS_MACHINE):
+            code = sock.connect_ex(sockaddr)  # within the first call it was connected; only the second one says so
+        if code not in _CONNECTS:
             raise OSError(code, os.strerror(code))
     except OSError:
         sock.close()
         raise
-    return sock
+    return sock, code == 0
 
 
 class Resolver:

@@ -3,8 +3,9 @@
 A wake is: wait; serve sockets that are ready; serve timers that are due; the before_sleep hook; close what was handed to
 `close_later`. A key that the selector returned may be stale: an earlier callback of the same wake may have closed its
 object, and the kernel may have given the number to a new socket. Hence every registered object carries a live
-`closed` flag that is looked at first, and descriptors are unregistered before, and closed after, everything else of a wake.
-For a socket that is about to be closed `forget` is enough: closing it takes it out of epoll(7) too.
+`closed` flag that is looked at first, and descriptors are unregistered before they are closed. Mostly they are closed after
+everything else of a wake, which need not wait for that. For a socket that is about to be closed `forget` is enough: closing it
+takes it out of epoll(7) too.
 """
 
 import select
@@ -92,10 +93,14 @@ class Watched(ABC):
 
     def leave(self, closable: Closable) -> None:
         """Wait for nothing any more, and close at the end of this wake what holds the descriptor."""
+        self.part()
+        self.reactor.close_later(closable)
+
+    def part(self) -> None:
+        """Wait for nothing any more; what holds the descriptor is to be closed before this wake ends."""
         if self.asked:
             self.reactor.forget(self.fd)
         self.events = self.asked = 0
-        self.reactor.close_later(closable)
 
     @abstractmethod
     def on_ready(self, events: int, now: float) -> None:

@@ -34,6 +34,8 @@ FILL_TIMES = 2.0
 TAIL_FROM, TAIL_JITTER = 4_000, 0.1
 """Bytes of a shot from which on a tail costs no more than a fiftieth. Where RTTs jitter by a larger share than the other segments
 overtake each other: the window of RACK for that is a quarter (RFC 8985)."""
+GREET_SECONDS = 0.001
+"""For so long the hello of a carrier that was connected after a `flush` waits for a shot that takes it along."""
 MAX_GONE = 64
 """Carriers in one shot that are said to be given up."""
 
@@ -76,7 +78,7 @@ class Sender:
         """Since when there is always some that waits."""
         self._writer = ShotWriter()
         self._greeters: list[Carrier] = []
-        """Carriers whose hello waits for the end of the wake, so that it can leave in one segment with a shot."""
+        """Carriers whose hello waits for the end of the next `flush`, so that it can leave in one segment with a shot."""
         self._gone: deque[int] = deque(maxlen=MAX_WANT)
         """Server: hellos of carriers that were given up; the client may not see them reset."""
 
@@ -127,6 +129,8 @@ class Sender:
             by = min(by, self._recovery.opens_at)
         if self._cap.opens_at > self._shared.now:
             by = min(by, self._cap_deadline())
+        if self._greeters:
+            by = min(by, self._shared.now + GREET_SECONDS)
         if self._acks.due_at < by and self._routes.control(self._shared.now) is not None:
             return self._acks.due_at
         return by
@@ -427,14 +431,14 @@ class Sender:
         self.next_number += 1
         return self.next_number - 1
 
-    def _write(self, carrier: Carrier, data: bytes, op: Op = Op.WRITE) -> None:
+    def _write(self, carrier: Carrier, data: bytes, op: Op = WRITE) -> None:
         self._counters.bytes_sent += len(data)
         self._actions.append((op, carrier, data))
 
     # ------------------------------------------------------------------------------ a carrier's ends
 
     def hello(self, carrier: Carrier, session_id: bytes) -> int:
-        """Client: greet the server on a fresh connection, at the end of the wake; returns the hello's number."""
+        """Client: greet the server on a fresh connection, with the next `flush`; returns the hello's number."""
         epoch = self._epoch()
         number = self._take_number(epoch)
         hello = seal_hello(epoch.seal, epoch.number, number, int(carrier.kind), int(carrier.dial_seconds * 1e6))

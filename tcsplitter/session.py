@@ -126,8 +126,14 @@ class Session:
         self.carriers.adopt(carrier, self, idle_for, self.now)
         self.counters.carriers += 1
         self.counters.kinds[carrier.kind].dialled += 1
-        if carrier.kind is Kind.RETRY and self.shared.scheduler.lost is None:
+        if carrier.kind is RETRY and self.shared.scheduler.lost is None:
             self.shared.scheduler.lost = {}
+
+    def greet(self) -> None:
+        """Client: let the hellos go of carriers that were connected since `flush`, unless something waits that may take them
+        along."""
+        if not self.shared.scheduler:
+            self._sender.greet()
 
     def welcome(self, carrier: Carrier, record: Record, now: float) -> bool:
         """Server: check the hello of a connection that names this session; adopt the carrier if it is genuine."""

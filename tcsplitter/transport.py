@@ -1,7 +1,7 @@
 """Carriers as sockets: dialling, accepting, and what the protocol asks of them, without ever blocking.
 
 A write is tried at once; only what the kernel does not take is queued and waited for. Sockets are unregistered at once and
-closed at the end of the wake.
+closed at the end of the wake, but for those whose closing sends what was written last.
 """
 
 import os
@@ -227,6 +227,7 @@ class CarrierSocket(Watched):
 
     __slots__ = (
         "_closing",
+        "_corked",
         "_dialled_at",
         "_discarding",
         "_queue",
@@ -249,6 +250,8 @@ class CarrierSocket(Watched):
         self._queue: deque[bytes | memoryview] | None = None
         """What the kernel did not take at once, where there was any."""
         self._shut = False
+        self._corked = False
+        """The kernel keeps what was written until something follows."""
         self._closing = False
         self._discarding = False
         self._dialled_at = 0.0
@@ -275,12 +278,15 @@ class CarrierSocket(Watched):
         assert dialler is not None
         self.target = target
         try:
-            self._sock = start_connect(target, dialler.prepare)
+            self._sock, done = start_connect(target, dialler.prepare)
         except OSError as error:
             self.dial_failed(_reason(error.errno), now)
             return
         self.fd = self._sock.fileno()
-        self.watch(EVENT_READ | EVENT_WRITE)  # it is readable as well if it failed
+        if done:
+            self._is_connected(now)
+        else:
+            self.watch(EVENT_READ | EVENT_WRITE)  # it is readable as well if it failed
 
     def dial_failed(self, reason: str, now: float) -> None:
         """Report it; the dialler may choose another target for the next one."""
@@ -294,6 +300,7 @@ class CarrierSocket(Watched):
         if self._queue or not self.connected:
             self._enqueue(data, now)
             return
+        self._corked = more
         try:
             sent = self._sock.send(data, socket.MSG_MORE if more else 0)
         except BlockingIOError:
@@ -317,7 +324,7 @@ class CarrierSocket(Watched):
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CLOSE_TIMEOUT)
             self.watch(EVENT_WRITE)
             return
-        if self.carriers.dialler is not None and self.connected and not unacknowledged(self.fd):
+        if self.carriers.dialler is not None and self.connected and not self._corked and not unacknowledged(self.fd):
             abort(self._sock)
         self.drop()
 
@@ -356,12 +363,16 @@ class CarrierSocket(Watched):
     def _finish_connect(self, may_have_failed: bool, now: float) -> None:
         if may_have_failed and (code := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             self.dial_failed(_reason(code), now)
-            return
+        else:
+            self._is_connected(now)
+
+    def _is_connected(self, now: float) -> None:
         self.connected = True
         self.watch(EVENT_READ | EVENT_WRITE if self._queue else EVENT_READ)
         dialler = self.carriers.dialler
         assert dialler is not None
-        dialler.connected(self, now - self._dialled_at, now)
+        # It may have been dialled in this very wake.
+        dialler.connected(self, self.carriers.reactor.clock() - self._dialled_at, now)
         if self._shut and not self._queue:
             self._shut_down(now)
 
@@ -430,6 +441,7 @@ class CarrierSocket(Watched):
         if queue:
             return
         self.watch(self.events & ~EVENT_WRITE)
+        self._corked = ends
         if self._closing:
             self.close()
         elif self._shut:
@@ -455,7 +467,11 @@ class CarrierSocket(Watched):
         self.carrier.io = None
         self.carriers.forget(self)
         if self.fd >= 0:
-            self.leave(self._sock)
+            if self._corked:  # what was written last goes when it is closed
+                self.part()
+                self._sock.close()
+            else:
+                self.leave(self._sock)
 
 
 def _reason(code: int | None) -> str:

@@ -59,6 +59,19 @@ class Harness:
             sock.close()
 
 
+def crowd(service: socket.socket) -> list[socket.socket]:
+    """Connections that a listening socket has to accept before it answers another one."""
+    service.listen(0)
+    waiting: list[socket.socket] = []
+    while True:
+        sock = socket.socket()
+        sock.setblocking(False)
+        if sock.connect_ex(service.getsockname()) and sock.connect_ex(service.getsockname()):
+            sock.close()
+            return waiting
+        waiting.append(sock)
+
+
 class Notes:
     """An end that writes down what it is told."""
 

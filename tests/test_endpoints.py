@@ -10,7 +10,7 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loopback import Clock, FakeStream, fill, read_all, reset
+from loopback import Clock, FakeStream, crowd, fill, read_all, reset
 from loopback import Harness as LoopbackHarness
 
 from tcsplitter import endpoints, net
@@ -386,15 +386,28 @@ def test_the_service_is_dialled_with_nodelay_and_early_data_waits(harness: Harne
     dialler = TcpDialler(harness.endpoints, harness.address, harness.log)
     stream = FakeStream()
     stream.waiting += b"early"
+    waiting = crowd(harness.service)
     dialler.open(stream, harness.reactor.now)
     stream.app.update(harness.reactor.now)
     assert stream.readable == 5
+    for sock in waiting:
+        harness.service.accept()[0].close()
+        sock.close()
     target = harness.service.accept()[0]
     harness.opened.append(target)
     harness.until(lambda: not stream.readable)
     assert target.recv(100) == b"early"
     assert stream.app._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     assert not stream.app._sock.getblocking()
+
+
+def test_a_service_on_this_machine_is_reached_at_once(harness: Harness) -> None:
+    stream = FakeStream()
+    stream.waiting += b"early"
+    TcpDialler(harness.endpoints, harness.address, harness.log).open(stream, harness.reactor.now)
+    stream.app.update(harness.reactor.now)
+    with closing(harness.service.accept()[0]) as target:
+        assert target.recv(100) == b"early"  # no wake in between
 
 
 def test_a_refused_service_resets_the_stream_at_once(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:

@@ -146,7 +146,7 @@ def connected(listening: Namespace, dialling: Namespace, family: Family, mtus: t
     (service,) = listening.run(listen_on, "--lFling", Address(HOSTS[family][0], 0), 16, Tuning(mtus[0]).listening)
     with service:
         target: Target = (service.family, service.getsockname())
-        near = socket.socket(fileno=dialling.run(start_connect, target, Tuning(mtus[1]).dialled).detach())
+        near = socket.socket(fileno=dialling.run(start_connect, target, Tuning(mtus[1]).dialled)[0].detach())
         assert select.select([service], [], [], 10)[0]
         far, _ = service.accept()
     with near, far:

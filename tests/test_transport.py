@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 from loopback import CarrierHarness as Harness
-from loopback import fill, read_all, reset, socket_of
+from loopback import crowd, fill, read_all, reset, socket_of
 
 from tcsplitter import net, transport
 from tcsplitter.carrier import Carrier, Op
@@ -65,6 +65,7 @@ def is_reset(peer: socket.socket) -> bool:
 
 def test_a_reset_while_dialling_is_final(client: Harness) -> None:
     carrier = Carrier(Kind.FLING, 0.0)
+    client.opened += crowd(client.service)
     client.do((Op.DIAL, carrier), (Op.RESET, carrier))
     client.wakes(5)
     assert not client.end.events
@@ -73,14 +74,34 @@ def test_a_reset_while_dialling_is_final(client: Harness) -> None:
 
 def test_what_is_written_while_dialling_goes_out_once_connected(client: Harness) -> None:
     carrier = Carrier(Kind.FLING, 0.0)
+    waiting = crowd(client.service)
     client.do((Op.DIAL, carrier), (Op.WRITE, carrier, b"hello"), (Op.WRITE, carrier, b" shot"), (Op.SHUT, carrier))
     assert carrier.backlog == 10
+    assert not client.end.events
+    for sock in waiting:
+        client.service.accept()[0].close()
+        sock.close()
     with client.service.accept()[0] as peer:
         client.until(lambda: carrier.backlog == 0)
         assert read_all(peer) == b"hello shot"
 
 
+def test_on_this_machine_a_dial_is_done_at_once(client: Harness) -> None:
+    carrier = Carrier(Kind.FLING, 0.0)
+    client.do((Op.DIAL, carrier), (Op.WRITE, carrier, b"shot"))
+    assert client.end.events == [("connected", carrier)]
+    with client.service.accept()[0] as peer:
+        assert peer.recv(100) == b"shot"  # no wake in between
+
+
 # ---------------------------------------------------------------------------------------------- writing
+
+
+def test_the_last_write_before_a_close_leaves_at_once(either: Harness) -> None:
+    carrier, peer = either.connect()
+    either.do((Op.WRITE, carrier, b"shot"), (Op.CLOSE, carrier))
+    assert read_all(peer) == b"shot"  # no wake in between
+    assert not either.carriers.open
 
 
 def test_a_write_is_tried_at_once(either: Harness) -> None:

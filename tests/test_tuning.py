@@ -21,7 +21,7 @@ def both_sides(dialled: Tuning, accepted: Tuning, read: Callable[[SocketType], T
     """What `read` finds at both ends of a connection between carriers' sockets with these tunings, the dialled one first."""
     (listening,) = listen_on("--lFling", Address(host, 0), 16, accepted.listening)
     target: net.Target = (listening.family, listening.getsockname())
-    with listening, closing(start_connect(target, dialled.dialled)) as near:
+    with listening, closing(start_connect(target, dialled.dialled)[0]) as near:
         assert select.select([listening], [], [], 10)[0]
         with listening.accept()[0] as far:
             return [read(near), read(far)]
