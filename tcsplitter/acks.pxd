@@ -1,3 +1,7 @@
+cdef double SHORTEST_DELAY
+cdef long long ACK_RTT_SHARE
+
+
 cdef class Acks:
     cdef public double due_at
     cdef public bint for_payload

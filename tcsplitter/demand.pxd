@@ -1,5 +1,8 @@
 from tcsplitter.congestion cimport Congestion
 
+cdef double CLIENT_TURNS, SERVER_TURNS, TURN_SECONDS, LEAST_AHEAD, MOST_AHEAD, RAISE, FALL, OPENING_RTTS
+cdef long long STARTUP_AHEAD, OPENING_BYTES, MAX_OPENING
+
 
 cdef class Demand:
     cdef bint _client

@@ -1,6 +1,9 @@
 from tcsplitter.recovery cimport Recovery
 from tcsplitter.shots cimport SentShot
 
+cdef double AGAIN_SECONDS, AGAIN_SHARE, SMALL_SHARE, LARGE_PER_LATE, LEAST_LARGE_SHARE, MOST_LARGE_SHARE
+cdef long long SMALL_RATE, SMALL_BURST, LARGE_BURST, MOST_SPARE
+
 
 cdef class Allowance:
     cdef public double share

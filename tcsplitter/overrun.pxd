@@ -1,5 +1,8 @@
 from tcsplitter.shots cimport SentShot
 
+cdef double IN_TIME, SLACK, JITTER, LONG_QUEUE, LEAST_SHARE, DEVIATIONS, STRAYS, FADES, STUBBORN_SHARE, EASE
+cdef long long LEAST_SHOTS, LEAST_KNOWN, STUBBORN, MOST_PATIENCE
+
 
 cdef class Round:
     cdef public double began, ended, rate

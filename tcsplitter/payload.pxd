@@ -1,3 +1,7 @@
+cdef double GROW_FROM, SHRINK_BELOW, NEWS
+cdef long long LARGE, REUSED, FIRST_FLIGHT, SEGMENT
+
+
 cdef class PayloadSize:
     cdef public long long bytes
     cdef readonly long long flights

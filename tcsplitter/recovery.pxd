@@ -2,6 +2,9 @@ from tcsplitter.congestion cimport Congestion
 from tcsplitter.lateness cimport Lateness
 from tcsplitter.shots cimport SentShot
 
+cdef double LOST_RTTS, LOST_SECONDS, GIVE_UP_RTTS, GIVE_UP_SECONDS, LOST_MEMORY, MAX_PATIENCE, PATIENCE_FADES, MAX_BACKOFF
+cdef long long LATE_WINDOWS, MAX_UNACKED_CHUNKS
+
 
 cdef class Recovery:
     cdef public dict sent, lost

@@ -1,6 +1,8 @@
 from tcsplitter.carrier cimport Carrier, CarrierSet, PeerCarriers
 from tcsplitter.recovery cimport Recovery
 
+cdef double SYNC_RTTS, SYNC_SECONDS, YIELD_RTTS, YIELD_SECONDS
+
 
 cdef class Routes:
     cdef long long _reserve

@@ -11,6 +11,9 @@ from tcsplitter.shared cimport Shared
 from tcsplitter.shots cimport SentShot
 from tcsplitter.table cimport StreamTable
 
+cdef double FILL_TIMES, TAIL_JITTER, GREET_SECONDS
+cdef long long TAIL_FROM, MAX_GONE
+
 
 cdef class Sender:
     cdef public long long next_number
