@@ -168,6 +168,10 @@ class Reactor:
         """Forget `fd`. Events of it that this wake still holds are dropped only if its object says `closed`."""
         self._selector.unregister(fd)
 
+    def since(self, when: float) -> float:
+        """Seconds that have passed since then, this wake's included."""
+        return self.clock() - when
+
     def timer(self, callback: Callable[[float], None]) -> Timer:
         """A timer that is not armed yet."""
         return Timer(self, callback)

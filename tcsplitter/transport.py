@@ -371,8 +371,7 @@ class CarrierSocket(Watched):
         self.watch(EVENT_READ | EVENT_WRITE if self._queue else EVENT_READ)
         dialler = self.carriers.dialler
         assert dialler is not None
-        # It may have been dialled in this very wake.
-        dialler.connected(self, self.carriers.reactor.clock() - self._dialled_at, now)
+        dialler.connected(self, self.carriers.reactor.since(self._dialled_at), now)
         if self._shut and not self._queue:
             self._shut_down(now)
 
