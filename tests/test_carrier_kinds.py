@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tcsplitter.carrier import Action, Carrier, CarrierSet, Op
@@ -126,8 +126,8 @@ class Model:
         return None if not usable else usable[-1 if self.reuse == 1 else 0]
 
     def for_payload(self, reserve: int) -> Carrier | None:
-        due = [carrier for carrier in self.due if carrier.kind in self.payload]
-        if due and not due[0].backlog:
+        due = [carrier for carrier in self.due if carrier.kind in self.payload and not carrier.backlog]
+        if due:
             return due[0]
         if sum(len(self.idle_of(kind)) for kind in self.payload) <= reserve:
             return None
@@ -157,6 +157,7 @@ STEPS: list[Callable[[Model, int], None]] = [
 ]  # fmt: skip
 
 
+@example(MODES["both"].up, 0, False, 2, [(Model.owe, 0), (Model.owe, 1), (Model.block, 0)])
 @given(
     payload=st.sampled_from(ORDERS),
     reuse=st.sampled_from([0, 1, 3]),
