@@ -447,6 +447,7 @@ class CarrierSocket(Watched):
             self._shut_down(now)
 
     def _shut_down(self, now: float) -> None:
+        self._corked = False
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
