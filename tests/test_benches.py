@@ -1,4 +1,4 @@
-"""What the benchmarks rest on: how their results are told and compared, and the floor program."""
+"""What the benchmarks rest on: how their results are told and compared, the floor program, and the bare ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benches import loopback, results, sharing, streams
+from benches import bare, loopback, results, sharing, streams
 from benches.floor import compile_floor
 from benches.results import Result, note_figures, note_work, of_values, read, table
 from benches.rounds import BOTH, Measured
@@ -183,3 +183,17 @@ def test_the_floor_refuses_what_it_does_not_understand(floor: Path, words: list[
     done = subprocess.run([floor, *words], capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2
     assert done.stderr
+
+
+# --- the bare ends
+
+
+@needs_root
+@pytest.mark.netns
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_the_bare_ends_carry_a_payload_each_way_on_each_connection(size: int) -> None:
+    command = [sys.executable, bare.__file__, "--size", str(size), "--conns", "4", "--secs", "0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    told = json.loads(done.stdout)
+    assert told["MB_per_s"] == pytest.approx(told["conns_per_s"] * 2 * size / 1e6, rel=0.1)
+    assert 0 < told["cpu_s_per_GB"] * told["MB_per_s"] / 1e3 < (os.cpu_count() or 1)
