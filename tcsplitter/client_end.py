@@ -180,11 +180,13 @@ class ClientEnd:
 
     def open_stream(self, now: float) -> Stream:
         """A local program connected."""
+        self._leave_ended_session(now)
         self.session.enter(now)
         return self.session.streams.open()
 
     def open_flow(self, now: float) -> Flow | None:
         """A local program sent its first datagram; None where there are too many flows."""
+        self._leave_ended_session(now)
         self.session.enter(now)
         return self.session.flows.open()
 
@@ -398,10 +400,14 @@ class ClientEnd:
         self._touched.clear()
         if self._stopping or self.failed:
             return
-        if self.session.closed:
+        self._leave_ended_session(now)
+        self.session.flush(now)
+
+    def _leave_ended_session(self, now: float) -> None:
+        """What begins in the wake in which a session ended would be in a session that nobody serves."""
+        if self.session.closed and not self._stopping:
             self.outbox.note(logging.WARNING, f"the session ended: {self.session.closed}")
             self._renew_session(now)
-        self.session.flush(now)
 
     def tend(self, now: float) -> None:
         """See to the session and its pools, once all that `flush` gave to be sent was sent: nothing of that may wait for this."""

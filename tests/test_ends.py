@@ -29,6 +29,7 @@ from tcsplitter.handshake import (
 )
 from tcsplitter.outbox import Note
 from tcsplitter.server_end import PROVISIONAL_SECONDS, ServerConfig, ServerEnd
+from tcsplitter.session import STOPPED
 
 OTHER_KEY = bytes(range(2, 34))
 INSTANCE = b"instance"
@@ -41,10 +42,10 @@ SESSION = b"session!"
 class Alone:
     """A client whose connections succeed after an RTT and lead to nobody; the test answers in a server's name."""
 
-    def __init__(self, psk: bytes = KEY, rtt: float = 0.05) -> None:
+    def __init__(self, psk: bytes = KEY, rtt: float = 0.05, config: ClientConfig | None = None) -> None:
         self.now = 1000.0
         self.rtt = rtt
-        self.client = ClientEnd(ClientConfig(), "peer", psk, random.Random(1), self.now)
+        self.client = ClientEnd(config or ClientConfig(), "peer", psk, random.Random(1), self.now)
         self.gate = Gate({"peer": KEY}, self.now)
         self.asking: dict[Carrier, bytes] = {}
         """First messages on carriers that are open."""
@@ -130,6 +131,21 @@ def test_a_server_without_room_is_asked_again() -> None:
         "the server has no room for another session; still trying",
         "session established",
     ]
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_what_a_program_begins_in_the_wake_in_which_the_session_ended_is_in_the_next_one(protocol: str) -> None:
+    alone = Alone(config=ClientConfig(protocol=protocol))
+    alone.wait(0.1)
+    alone.answer(STATUS_NEW)
+    ended = alone.client.session
+    ended.close(STOPPED, "the server was stopped")
+    begin = alone.client.open_stream if protocol == "tcp" else alone.client.open_flow
+    begin(alone.now)
+    alone.settle()
+    assert alone.client.session is not ended
+    assert alone.client.session.in_use
+    assert "the session ended: the server was stopped" in [note.text for note in alone.notes]
 
 
 @pytest.mark.parametrize("rtt", [0.05, 1.0])
