@@ -11,6 +11,7 @@ from tcsplitter.modes import MODES, PROTOCOLS, Kind
 MAX_PAYLOAD = 1_048_576  # bytes: PROTOCOL.md section 3 leaves room for this much data and its frames in one shot
 MIN_MTU, MAX_MTU = 148, 32_807  # Linux takes a TCP_MAXSEG of 88 to 32,767; headers are 40 to 60 bytes
 MAX_SKIP = 65_534  # SKIP + 1 is two bytes in the request and its answer (PROTOCOL.md section 2)
+MIN_BEAT = 1e-6  # seconds: beats are counted, and the core takes none that is shorter
 _MAX_UINT16 = 65_535  # reuse, conns, lassoes and burst are two bytes each in the request (PROTOCOL.md section 2)
 _MAX_MERGE = 65_535
 _MBIT = 125_000  # bytes
@@ -19,7 +20,7 @@ _MAX_GROUP = 256  # payloads and their parity: the code's field is GF(2**8) (PRO
 _NUMBER = r"[0-9]{1,12}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}"
 _ADDRESS_FORM = "HOST:PORT or [IPv6]:PORT, for example 192.0.2.7:443 or [2001:db8::7]:443"
 _FRAGS_FORM = "SIZE or SIZE:MTU in bytes, for example 10000 or 10000:1400, or auto"
-_BUFFER_FORM = f"T:N or T, T in milliseconds, N payloads of 0 to {_MAX_MERGE}, for example 83:0 or 0.5"
+_BUFFER_FORM = f"T:N or T, T 0 or at least 0.001 milliseconds, N payloads of 0 to {_MAX_MERGE}, for example 83:0 or 0.5"
 _RETRIES_FORM = f"R:SKIP, R 0 or 1, SKIP -1 (never) or 0 to {MAX_SKIP}, for example 1:-1"
 _FEC_FORM = f"D:P, 1 or more of each and {_MAX_GROUP} together at most, for example 10:3, or auto, or 0 (none)"
 _RATE_FORM = "Mbit/s, for example 20 or 0.5, or 0 (no cap)"
@@ -274,7 +275,12 @@ def _check_knobs(knobs: Knobs) -> None:
         f"{_FRAGS_FORM}: a SIZE of 1 to {MAX_PAYLOAD}, an MTU of 0 (the kernel's) or {MIN_MTU} to {MAX_MTU}",
     )
     beat, merge = knobs.playout.beat, knobs.playout.merge
-    _require(0 <= beat < math.inf and 0 <= merge <= _MAX_MERGE, "--buffer", f"{beat * 1000:g}:{merge}", _BUFFER_FORM)
+    _require(
+        (beat == 0 or MIN_BEAT <= beat < math.inf) and 0 <= merge <= _MAX_MERGE,
+        "--buffer",
+        f"{beat * 1000:g}:{merge}",
+        _BUFFER_FORM,
+    )
     resend, skip = knobs.retries.resend, knobs.retries.skip
     _require(-1 <= skip <= MAX_SKIP, "--retries", f"{resend:d}:{skip}", _RETRIES_FORM)
     _require(_is_possible(knobs.fec), "--fec", knobs.fec, _FEC_FORM)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tcsplitter import options
+from tcsplitter import _core, options
 from tcsplitter.errors import ConfigError
 from tcsplitter.modes import MODES
 from tcsplitter.options import Address, ClientOptions, Fec, Playout, Retries, ServerOptions
@@ -84,6 +84,14 @@ def test_frags(size: int, mtu: int) -> None:
 
 def test_a_payload_size_may_be_left_to_the_line() -> None:
     assert options.parse_frags("--frags", "auto") == (None, 0)
+
+
+def test_the_shortest_beat_is_what_the_core_takes() -> None:
+    beat = options.parse_buffer("--buffer", "0.001").beat
+    assert beat == options.MIN_BEAT
+    _core.Playout(beat, 0, False, 0.0)
+    with pytest.raises(ValueError, match="no beat"):
+        _core.Playout(math.nextafter(beat, 0.0), 0, False, 0.0)
 
 
 @given(st.integers(0, 10**11), st.integers(0, 99_999))
@@ -206,8 +214,8 @@ def test_the_defaults() -> None:
         ("--after", [{"playout": Playout(after=2.0)}], [{"playout": Playout(after=-1.0)}, {"playout": Playout(after=math.nan)}]),
         (
             "--buffer",
-            [{"playout": Playout(beat=0.001, merge=65_535)}, {"playout": Playout(merge=2, catch_up=True)}],
-            [{"playout": Playout(beat=beat)} for beat in (-0.001, math.inf, math.nan)]
+            [{"playout": Playout(beat=1e-6, merge=65_535)}, {"playout": Playout(merge=2, catch_up=True)}],
+            [{"playout": Playout(beat=beat)} for beat in (-0.001, 0.9e-6, math.inf, math.nan)]
             + [{"playout": Playout(merge=merge)} for merge in (-1, 65_536)],
         ),
         (
