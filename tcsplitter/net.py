@@ -9,6 +9,7 @@ import termios
 import threading
 from collections.abc import Callable
 from fcntl import ioctl
+from functools import partial
 from logging import WARNING
 from selectors import EVENT_READ
 from socket import IPPROTO_TCP, SO_LINGER, SOL_SOCKET, TCP_NODELAY, SocketType
@@ -24,6 +25,7 @@ ACCEPT_PAUSE = 0.1  # seconds without accepting when descriptors or memory ran o
 RESOLVE_PAUSE = 1.0  # seconds between two look-ups of the same name
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_LACKING = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _NO_BYTES = bytes(4)
 _CONNECTS = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
@@ -32,6 +34,7 @@ _NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 Target = tuple[socket.AddressFamily, tuple[Any, ...]]  # what socket() and connect() take
 Prepare = Callable[[SocketType], None]
+Bind = Callable[[socket.AddressFamily, tuple[Any, ...]], socket.socket]
 
 
 def abort(sock: SocketType) -> None:
@@ -187,19 +190,36 @@ def listen_on(flag: str, address: Address, backlog: int, prepare: Prepare | None
 
     `prepare` is given each of them before it listens.
     """
+    bind = partial(_listen, backlog=backlog, prepare=prepare)
+    return bind_all(flag, address, bind, "ss -ltnp")
+
+
+def bind_all(flag: str, address: Address, bind: Bind, shows: str) -> list[socket.socket]:
+    """What `bind` makes of every target of the address, all on one port. Of a name that stands for several, those that this
+    machine lacks are left out: `localhost` is `::1` too where IPv6 is off. ConfigError names the flag and says what to do;
+    `shows` is the command that tells who holds an address.
+    """
     sockets: list[socket.socket] = []
+    lacking: OSError | None = None
     try:
         for family, sockaddr in _look_up(address, 0):
             port = sockets[0].getsockname()[1] if sockets else address.port
-            sockets.append(_listen(family, (sockaddr[0], port, *sockaddr[2:]), backlog, prepare))
+            try:
+                sockets.append(bind(family, (sockaddr[0], port, *sockaddr[2:])))
+            except OSError as error:
+                if error.errno not in _LACKING:
+                    raise
+                lacking = error
+        if lacking is not None and not sockets:
+            raise lacking
     except (OSError, UnicodeError) as error:
         for sock in sockets:
             sock.close()
-        raise ConfigError(f"{flag} {address}: {why_not_bound(error, 'ss -ltnp')}") from error
+        raise ConfigError(f"{flag} {address}: {_why_not_bound(error, shows)}") from error
     return sockets
 
 
-def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], backlog: int, prepare: Prepare | None) -> socket.socket:
+def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], *, backlog: int, prepare: Prepare | None) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -214,8 +234,8 @@ def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], backlog: in
     return sock
 
 
-def why_not_bound(error: OSError | UnicodeError, shows: str) -> str:
-    """What kept a socket from being bound, and what to do; `shows` is the command that tells who holds an address."""
+def _why_not_bound(error: OSError | UnicodeError, shows: str) -> str:
+    """What kept a socket from being bound, and what to do."""
     if isinstance(error, UnicodeError | socket.gaierror):
         return "the name cannot be resolved; give a numeric address or mend the name"
     if error.errno == errno.EADDRINUSE:
@@ -228,8 +248,9 @@ def why_not_bound(error: OSError | UnicodeError, shows: str) -> str:
 
 
 def _look_up(address: Address, flags: int) -> list[Target]:
+    """Each once: a hosts file may name one twice."""
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=flags)
-    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+    return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
 def _nothing(_now: float) -> None:

@@ -17,9 +17,8 @@ from selectors import EVENT_READ
 from typing import Any, Protocol
 
 from tcsplitter._core import MAX_DATAGRAM
-from tcsplitter.errors import ConfigError
 from tcsplitter.log import LimitedLog
-from tcsplitter.net import Resolver, Target, why_not_bound
+from tcsplitter.net import Resolver, Target, bind_all
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, Watched
 
@@ -409,18 +408,7 @@ class _ServiceSocket(_UdpSocket):
 
 def bind_udp(flag: str, address: Address) -> list[socket.socket]:
     """UDP sockets on every target of the address, all on one port. ConfigError names the flag and says what to do."""
-    sockets: list[socket.socket] = []
-    try:
-        for family, _, _, _, sockaddr in socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
-        ):
-            port = sockets[0].getsockname()[1] if sockets else address.port
-            sockets.append(_bound(family, (sockaddr[0], port, *sockaddr[2:])))
-    except (OSError, UnicodeError) as error:
-        for sock in sockets:
-            sock.close()
-        raise ConfigError(f"{flag} {address}: {why_not_bound(error, 'ss -lunp')}") from error
-    return sockets
+    return bind_all(flag, address, _bound, "ss -lunp")
 
 
 def _bound(family: socket.AddressFamily, sockaddr: tuple[Any, ...]) -> socket.socket:

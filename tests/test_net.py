@@ -4,6 +4,8 @@ import errno
 import logging
 import resource
 import socket
+from collections.abc import Callable
+from functools import partial
 from selectors import EVENT_READ
 from socket import SocketType
 from typing import Any
@@ -16,6 +18,7 @@ from tcsplitter.log import LimitedLog
 from tcsplitter.net import Listener, Resolver, listen_on
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.udp import bind_udp
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -146,6 +149,37 @@ def test_without_room_nothing_is_accepted(log: LimitedLog) -> None:
 def test_an_address_that_cannot_be_listened_on(address: Address, text: str) -> None:
     with pytest.raises(ConfigError, match=rf"^--listen {address}: {text}".replace(".", r"\.")):
         listen_on("--listen", address, 1)
+
+
+@pytest.mark.parametrize("listen", [partial(listen_on, backlog=1), bind_udp])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET, ("127.0.0.1", 0))],
+        [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))],
+        [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_X25, ("::1", 0))],
+    ],
+    ids=["named twice", "no such address", "no such family"],
+)
+def test_of_a_name_that_stands_for_several_those_are_taken_that_there_are(
+    listen: Callable[[str, Address], list[socket.socket]], targets: list[net.Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getaddrinfo(*_asked: object, **_hints: object) -> list[tuple[Any, ...]]:
+        return [(family, socket.SOCK_STREAM, 0, "", sockaddr) for family, sockaddr in targets]
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    (sock,) = listen("--listen", Address("localhost", port))
+    with sock:
+        assert sock.getsockname() == ("127.0.0.1", port)
+
+
+def test_a_name_that_stands_for_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = [(socket.AF_INET, (host, 0)) for host in ("198.51.100.1", "203.0.113.1")]
+    monkeypatch.setattr(net, "_look_up", lambda _address, _flags: targets)
+    with pytest.raises(ConfigError, match=r"^--listen elsewhere\.test:0: this machine has no such address"):
+        listen_on("--listen", Address("elsewhere.test", 0), 1)
 
 
 def test_a_busy_port_names_flag_address_and_remedy() -> None:
