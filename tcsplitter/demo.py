@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from tcsplitter import keys
@@ -244,6 +245,7 @@ class _End:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tcsplitter", *arguments],
             env=os.environ | {keys.KEY_VARIABLE: key},
+            cwd=Path(__file__).parents[1],  # Python looks there first: where this runs may be a folder of the same name
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

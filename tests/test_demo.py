@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +49,14 @@ def test_an_end_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     lines: list[str] = []
     assert demo.run_demo(lines.append, up=1, down=1, echoes=1) == 1
     assert "FAILED: the server end did not start." in lines
+
+
+def test_a_folder_of_the_same_name_is_not_taken_for_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tcsplitter").mkdir()
+    (tmp_path / "tcsplitter" / "__init__.py").write_text("raise ImportError('the source, which was not built')")
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    assert demo.run_demo(lines.append, up=1, down=1, echoes=1) == 0, lines
 
 
 def test_a_download_that_differs_is_refused() -> None:
