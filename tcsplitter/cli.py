@@ -387,6 +387,8 @@ def connect(key_file: str | None, insecure: bool, verbose: bool, **given: Any) -
 
     A client end for one stream, as ssh's ProxyCommand wants it.
     """
+    if sys.stdin is None or sys.stdout is None:
+        raise ConfigError("connect: standard input or output is closed; leave both open, or give it /dev/null")
     keys = _choose_keys(key_file, insecure, {flag: given[field] for flag, field in _CLIENT_SIDE.items()})
     asked = ClientOptions(keys=keys, **_knobs(given))
     from tcsplitter.client import run_connect

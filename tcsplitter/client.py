@@ -132,6 +132,10 @@ class _Connect(_Client):
         self._over = True
         if clean:
             self.exit_code = 0
+        elif self._stdio.failure:
+            self.logger.warning(self._stdio.failure)
+        elif self.draining:
+            self.logger.warning("stopped before the stream had ended")
         elif self._stream.reset_code == REFUSED:
             self.logger.warning("refused: the server end cannot reach its --forward")
         else:
@@ -139,5 +143,5 @@ class _Connect(_Client):
 
 
 def run_connect(options: ClientOptions, fd_in: int = 0, fd_out: int = 1) -> int:
-    """Join stdin and stdout to one stream. Returns 0 when both directions ended in order, 1 when the stream was reset."""
+    """Join stdin and stdout to one stream. Returns 0 when both directions ended in order, else 1."""
     return _Connect(options, fd_in, fd_out).run()

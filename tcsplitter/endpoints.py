@@ -24,6 +24,7 @@ from tcsplitter.tuning import unpaced, widen
 
 READ_SIZE = 1_048_576  # bytes of one read from a local program; without a tick there is one in a wake
 WRITE_LIMIT = 1_048_576  # bytes written to a local program in one go
+_NOT_WRITTEN = "cannot write to standard output"
 CHECK_EVERY = 0.5  # seconds between looks at sockets that wait for nothing and would not notice a reset
 
 
@@ -95,12 +96,14 @@ class Endpoints:
 class Joint:
     """A stream and how to read from and write to the local program at its end."""
 
-    __slots__ = ("_recv", "_send", "eof", "stream")
+    __slots__ = ("_recv", "_send", "eof", "error", "stream")
 
     def __init__(self, stream: Stream, recv: Recv, send: Send) -> None:
         self.stream = stream
         self.eof = False
         """The local program sends nothing more."""
+        self.error: OSError | None = None
+        """Why it can be read from, or written to, no more."""
         self._recv = recv
         self._send = send
 
@@ -117,7 +120,8 @@ class Joint:
             self._take()
         except BlockingIOError:
             return True
-        except OSError:
+        except OSError as error:
+            self.error = error
             return False
         return True
 
@@ -132,7 +136,8 @@ class Joint:
                 sent = self._send(self.stream.peek(budget))
             except BlockingIOError:
                 return True
-            except OSError:
+            except OSError as error:
+                self.error = error
                 return False
             self.stream.consume(sent, now)
             budget -= sent
@@ -177,7 +182,8 @@ class _TickingJoint(Joint):
                 taken = True
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError as error:
+            self.error = error
             return False
         if taken and not self.eof:
             self._due = (due if now - due <= self._tick else now) + self._tick
@@ -369,8 +375,9 @@ class _Connecting(Watched):
 class StdioEndpoint:
     """Two descriptors as one endpoint: pipes, sockets, terminals or files, such as stdin and stdout.
 
-    `on_end(clean)` is called once: when both directions have ended, or with False when one of them broke.
-    `close` puts the descriptors back into the blocking mode they were found in. `tick` is as Endpoints has it.
+    `on_end(clean)` is called once: when both directions have ended, or with False when one of them broke; if a descriptor was
+    at fault, `failure` says so. `close` puts the descriptors back into the blocking mode they were found in. `tick` is as
+    Endpoints has it.
     """
 
     def __init__(
@@ -383,6 +390,7 @@ class StdioEndpoint:
         self._out = _Half(reactor, fd_out, self)
         self._shut = False
         self.closed = False
+        self.failure = ""
         for fd in (fd_in, fd_out):
             os.set_blocking(fd, False)
         stream.app = self
@@ -390,7 +398,7 @@ class StdioEndpoint:
     def on_ready(self, events: int, now: float) -> None:
         """Serve the descriptors."""
         if events & EVENT_READ and not self._joint.read(now):
-            self._broke()
+            self._broke("cannot read standard input", self._joint.error)
         self.update(now)
 
     def update(self, now: float) -> None:
@@ -402,11 +410,11 @@ class StdioEndpoint:
             self._end(clean=False)
             return
         if not self._joint.write(now):
-            self._broke()
+            self._broke(_NOT_WRITTEN, self._joint.error)
+        if stream.at_end and not (self._shut or self.closed):
+            self._shut_down()
         if self.closed:
             return
-        if stream.at_end and not self._shut:
-            self._shut_down()
         if self._joint.eof and self._shut:
             self._end(clean=True)
             return
@@ -428,20 +436,25 @@ class StdioEndpoint:
         self._out.watch(0)
         if stat.S_ISSOCK(os.fstat(self._out.fd).st_mode):
             with socket.socket(fileno=os.dup(self._out.fd)) as sock:
-                sock.shutdown(socket.SHUT_WR)
+                try:
+                    sock.shutdown(socket.SHUT_WR)
+                except OSError as error:
+                    self._broke(_NOT_WRITTEN, error)
             return
         # The number stays taken, so that nothing else is opened under it and written to as stdout.
         self._restore(self._out.fd)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._out.fd)
         os.close(null)
+        os.set_blocking(self._in.fd, False)  # a terminal is one open file for both, so it was put back too
 
     def _restore(self, fd: int) -> None:
         for saved, blocking in self._were_blocking:
             if saved == fd:
                 os.set_blocking(fd, blocking)
 
-    def _broke(self) -> None:
+    def _broke(self, what: str, error: OSError | None) -> None:
+        self.failure = f"{what}: {error.strerror if error else ''}"
         self._joint.stream.reset()
         self._end(clean=False)
 

@@ -427,6 +427,16 @@ def test_no_room_for_what_is_printed_is_one_line(arguments: list[str], monkeypat
     assert done.stderr == "tcsplitter: cannot print: No space left on device\n"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_connect_needs_both_descriptors(closed: str) -> None:
+    command = f"exec '{sys.executable}' -m tcsplitter connect --rFling 127.0.0.1:1 {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("tcsplitter: connect: standard input or output is closed; ")
+
+
 def test_keygen_writes_a_private_file_and_never_over_another(tmp_path: Path) -> None:
     path = tmp_path / "new.key"
     assert _run("keygen", str(path)).exit_code == 0

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from loopback import read_all, reset
 
-from tcsplitter.client import ClientProgram, run_connect
+from tcsplitter import program
+from tcsplitter.client import ClientProgram, _Connect, run_connect
 from tcsplitter.errors import ConfigError
 from tcsplitter.keys import KEY_VARIABLE, generate_key
 from tcsplitter.options import Address, ClientOptions, Fec, Playout, Retries, ServerOptions
@@ -160,13 +161,34 @@ def test_connect_joins_two_descriptors_to_a_stream(tunnel: Tunnel) -> None:
         os.close(fd)
 
 
-def test_connect_reports_a_reset(tunnel: Tunnel) -> None:
+def test_connect_reports_a_reset(tunnel: Tunnel, caplog: pytest.LogCaptureFixture) -> None:
     options = ClientOptions(r_fling=tunnel.server.address, keys=KEYS)
     tunnel.service.close()
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
     os.write(in_write, b"anyone?")
     assert run_connect(options, in_read, out_write) == 1
+    assert caplog.messages[-1] == "refused: the server end cannot reach its --forward"
+    for fd in (in_read, in_write, out_read, out_write):
+        os.close(fd)
+
+
+def test_connect_that_is_stopped_says_that_its_stream_had_not_ended(
+    tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(program, "DRAIN_SECONDS", 0.05)
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    connect = _Connect(ClientOptions(r_fling=tunnel.server.address, keys=KEYS), in_read, out_write)
+    os.write(in_write, b"hello")
+    with running(connect):
+        target = tunnel.service.accept()[0]
+        assert target.recv(100) == b"hello"
+        connect.stop()
+        wait(lambda: connect.reactor.stopped)
+    assert connect.exit_code == 1
+    assert caplog.messages[-1:] == ["stopped before the stream had ended"]
+    target.close()
     for fd in (in_read, in_write, out_read, out_write):
         os.close(fd)
 

@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+import struct
 from collections.abc import Generator
 from pathlib import Path
 
@@ -164,6 +165,56 @@ def test_stdio_on_a_terminal_is_left_as_it_was(harness: Harness) -> None:
         os.close(fd)
 
 
+def test_a_terminal_is_read_without_blocking_after_the_other_side_ended() -> None:
+    """With a tick it is read until nothing is left, which on a blocking descriptor would be for ever."""
+    clock = Clock()
+    harness = Harness(clock)
+    main, sub = os.openpty()
+    fd_out = os.dup(sub)
+    stdio = Stdio(harness, sub, fd_out, tick=0.01)
+    stdio.stream.ended = True
+    stdio.update()
+    assert not os.get_blocking(sub)
+    os.write(main, b"line\n")
+    clock.now += 0.02
+    harness.wakes(2)
+    assert stdio.stream.written == b"line\n"
+    stdio.endpoint.close()
+    assert os.get_blocking(sub)
+    for fd in (main, sub, fd_out):
+        os.close(fd)
+    harness.close()
+
+
+def test_a_socket_that_broke_before_the_other_side_ended(harness: Harness) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    ours = socket.create_connection(listening.getsockname())
+    theirs, _ = listening.accept()
+    fd_in, fd_out = os.dup(theirs.fileno()), theirs.detach()
+    stdio = Stdio(harness, fd_in, fd_out)
+    ours.shutdown(socket.SHUT_WR)
+    harness.until(lambda: stdio.stream.finished)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    ours.close()
+    stdio.stream.ended = True
+    stdio.update()
+    assert stdio.ends == [False]
+    assert stdio.stream.resets == [0]
+    assert stdio.endpoint.failure == "cannot write to standard output: Transport endpoint is not connected"
+    for fd in (fd_in, fd_out):
+        os.close(fd)
+    listening.close()
+
+
+def test_what_cannot_be_read_is_said(harness: Harness, tmp_path: Path) -> None:
+    fd_in, fd_out = os.open(tmp_path, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
+    stdio = Stdio(harness, fd_in, fd_out)
+    harness.until(lambda: stdio.ends == [False])
+    assert stdio.endpoint.failure == "cannot read standard input: Is a directory"
+    for fd in (fd_in, fd_out):
+        os.close(fd)
+
+
 def test_a_reader_that_leaves_resets_the_stream(harness: Harness) -> None:
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
@@ -173,6 +224,7 @@ def test_a_reader_that_leaves_resets_the_stream(harness: Harness) -> None:
     stdio.update()
     assert stdio.stream.resets == [0]
     assert stdio.ends == [False]
+    assert stdio.endpoint.failure == "cannot write to standard output: Broken pipe"
     stdio.update()
     assert stdio.ends == [False]
     for fd in (in_read, in_write, out_write):
