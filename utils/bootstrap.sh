@@ -24,7 +24,9 @@ missing_packages() {
         name=$(basename "$python")
         echo "$name $name-venv $name-dev"
     fi
-    command -v "${CC:-cc}" >/dev/null || echo "gcc libc6-dev"
+    # shellcheck disable=SC2086 # CC may hold options, or another program in front
+    set -- ${CC:-cc}
+    command -v "$1" >/dev/null || echo "gcc libc6-dev"
 }
 
 packages=$(missing_packages | xargs)
