@@ -8,7 +8,7 @@ cdef class StreamWindow:
     cpdef expect(self, long long highest, double now)
     cpdef note_gap(self, long long highest)
     cpdef bint grow_behind_gap(self, long long read_offset, double now)
-    cpdef bint consumed(self, long long read_offset, double soon, double now)
+    cpdef bint consumed(self, long long read_offset, long long free, double soon, double now)
     cdef _grant(self, long long read_offset, long long growth, double now)
 
 

@@ -16,7 +16,8 @@ MAX_WINDOW = 16 * 1024 * 1024
 """Ceiling of what one stream may have granted and unread, bytes."""
 WINDOW_SHARE = 4
 """More is granted when such a share of a window was consumed: the sender must not have to stop though several frames with credit
-are lost."""
+are lost. Where the session has little left the share is one of that, for a stream as of half of it: each credit is a proof that
+the reader reads, and without that no stream gets more than others keep (Stream.room)."""
 GROWTH_RTTS, GROWTH_SECONDS, PACED_SECONDS = 2.0, 0.01, 2.0
 """If that took less than the larger of the first two the window is too small; where data is forwarded at a beat, or past gaps, if
 it took less than the last."""
@@ -64,11 +65,14 @@ class StreamWindow:
         self._grant(read_offset, GAP_GROWTH, now)
         return True
 
-    def consumed(self, read_offset: int, soon: float, now: float) -> bool:
-        """The reader has taken all before this offset; `soon`: seconds. Whether more was granted."""
-        if read_offset + self._size - self.limit < self._size // WINDOW_SHARE:
+    def consumed(self, read_offset: int, free: int, soon: float, now: float) -> bool:
+        """The reader has taken all before this offset; `free`: bytes that the session does not hold, `soon`: seconds. Whether
+        more was granted."""
+        used = read_offset + self._size - self.limit
+        if used < max(1, min(self._size, free // 2) // WINDOW_SHARE):
             return False
-        self._grant(read_offset, FAST_GROWTH if now - self._began_at < soon else 1, now)
+        grows = used >= self._size // WINDOW_SHARE and now - self._began_at < soon
+        self._grant(read_offset, FAST_GROWTH if grows else 1, now)
         return True
 
     def _grant(self, read_offset: int, growth: int, now: float) -> None:
@@ -134,6 +138,11 @@ class ReceiveWindow:
         """Bytes received and not consumed."""
         return self._received - self._returned
 
+    @property
+    def free(self) -> int:
+        """Bytes that it has room for."""
+        return SESSION_WINDOW - self.held
+
     def count(self, fresh: int) -> None:
         """New bytes came. Raises RemoteProtocolError beyond the credit."""
         if self._received + fresh > self.limit:
@@ -141,9 +150,9 @@ class ReceiveWindow:
         self._received += fresh
 
     def give_back(self, count: int) -> bool:
-        """Bytes were consumed; whether the other end should be granted more: when a quarter of the window has come together."""
+        """Bytes were consumed; whether the other end should be granted more: when a share of what is free has come together."""
         self._returned += count
-        if self._returned + SESSION_WINDOW - self.limit < SESSION_WINDOW // 4:
+        if self._returned + SESSION_WINDOW - self.limit < max(1, self.free // WINDOW_SHARE):
             return False
         self.limit = self._returned + SESSION_WINDOW
         return True

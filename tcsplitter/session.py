@@ -236,7 +236,7 @@ class Session:
     @property
     def held(self) -> int:
         """Bytes received and not consumed by local programs, partial shots and what parity may need included."""
-        return self.streams.receiving.held + self.carriers.partial + self._receiver.rebuilder.held
+        return self.shared.receiving.held + self.carriers.partial + self._receiver.rebuilder.held
 
     def forget_kept(self) -> None:
         """There is no room: let go of what only parity may need."""

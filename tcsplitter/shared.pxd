@@ -1,4 +1,4 @@
-from tcsplitter.credit cimport SendWindow
+from tcsplitter.credit cimport ReceiveWindow, SendWindow
 from tcsplitter.payload cimport PayloadSize
 from tcsplitter.scheduler cimport Scheduler
 
@@ -8,6 +8,7 @@ cdef class Shared:
     cdef public dict news
     cdef public long long peer_skip
     cdef public PayloadSize size
+    cdef public ReceiveWindow receiving
     cdef public SendWindow sending
     cdef public Scheduler scheduler
     cdef public double now, rtt

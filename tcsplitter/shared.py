@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tcsplitter.credit import SendWindow
+from tcsplitter.credit import ReceiveWindow, SendWindow
 from tcsplitter.options import Fec, Playout, Retries
 from tcsplitter.pace import Beats, Tock
 from tcsplitter.payload import SMALL, PayloadSize
@@ -60,6 +60,7 @@ class Shared:
         """Attempts that are made for stream data which does not come, as the other end wishes; -1: no end of them."""
         self.counters = Counters()
         self.sending = SendWindow()
+        self.receiving = ReceiveWindow()
         self.scheduler = Scheduler(size)
         self.tock = Tock(handling.tock, handling.size)
         self.beats = Beats()

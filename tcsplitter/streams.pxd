@@ -11,7 +11,7 @@ cdef class Stream:
     cdef public RecvBuffer incoming
     cdef object _forwarding, _host
     cdef Shared _shared
-    cdef long long _gate, _passed, _pending_chunks, _returned, _send_limit, _sent, _whole
+    cdef long long _gate, _passed, _pending_chunks, _proved, _returned, _send_limit, _sent, _whole
     cdef SendBuffer _unsent
     cdef list _resend
     cdef StreamWindow _window

@@ -65,7 +65,7 @@ class Stream:
 
     __slots__ = (
         "_fin_cut", "_finishing", "_forwarding", "_gate", "_host", "_opened", "_passed",
-        "_pending_chunks", "_resend", "_reset_acked", "_reset_came", "_returned", "_send_limit", "_sent",
+        "_pending_chunks", "_proved", "_resend", "_reset_acked", "_reset_came", "_returned", "_send_limit", "_sent",
         "_shared", "_stopped", "_unsent", "_whole", "_window", "app", "beat_at", "deficit", "id", "incoming", "queue",
         "reset_code", "sent_reset", "unacknowledged",
     )  # fmt: skip
@@ -108,6 +108,8 @@ class Stream:
         self._reset_acked = False
         self._reset_came = False
         self._send_limit = INITIAL_WINDOW
+        self._proved = 0
+        """What was sent when it was raised last: until then the reader read."""
         self._window = StreamWindow()
         self._sent = 0
         """Bytes sent when the stream was reset."""
@@ -120,17 +122,25 @@ class Stream:
     def room(self) -> int:
         """Bytes that may be read from the local program now: what the windows and the read-ahead leave.
 
-        Where they leave none, this one is told when they do.
+        Of the session's window a stream takes no more, from one credit of its own to the next, than it leaves to others, and
+        where that is little a payload at a time: so however many readers stop, those that read go on. Who has none of it yet
+        needs the least. Where too little is left, this one is told when there is more.
         """
         if self._finishing or self.sent_reset is not None:
             return 0
         size, sending = self._shared.size.bytes, self._shared.sending
         unsent = len(self._unsent)
+        used = self._unsent.offset + unsent
         ahead = (size if sending.unsent > MANY_UNSENT else self._shared.most_unsent) - unsent
-        window = self._send_limit - self._unsent.offset - unsent
-        if sending.room < max(1, self._whole):
+        most = min(ahead, self._send_limit - used)
+        unproved = used - self._proved
+        share = (sending.room - unproved) // 2
+        if share < max(1, self._whole, min(size, unproved)):
             sending.held[self] = None
-        room = max(0, min(ahead, window, sending.room))
+            most = 0
+        elif share < most:
+            most = min(share, size)
+        room = max(0, most)
         if self._whole:
             room = room // self._whole * self._whole
         self._stopped = not room
@@ -197,7 +207,7 @@ class Stream:
                 self._host.forget_if_done(self)
             return
         gap = not incoming.readable and self._window.grow_behind_gap(incoming.read_offset, now)
-        if gap or self._window.consumed(incoming.read_offset, self._soon, now):
+        if gap or self._window.consumed(incoming.read_offset, self._shared.receiving.free, self._soon, now):
             self._host.queue_control(Control.STREAM_CREDIT, self)
 
     @property
@@ -413,6 +423,7 @@ class Stream:
         if limit <= self._send_limit:
             return False
         self._send_limit = limit
+        self._proved = self._unsent.offset
         return True
 
     def receive(self, offset: int, data: bytes | memoryview, fin: bool) -> None:

@@ -1,11 +1,9 @@
-from tcsplitter.credit cimport ReceiveWindow
 from tcsplitter.shared cimport Shared
 from tcsplitter.streams cimport Stream
 
 
 cdef class StreamTable:
     cdef public Shared shared
-    cdef public ReceiveWindow receiving
     cdef public long long opened, pieces
     cdef bint _client
     cdef dict _control, _open

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tcsplitter._core import RangeSet
 from tcsplitter.chunks import Control
-from tcsplitter.credit import ReceiveWindow
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.streams import BY_PROGRAM, TOO_MANY, Stream
 
@@ -28,7 +27,6 @@ class StreamTable:
 
     def __init__(self, client: bool, shared: Shared) -> None:
         self.shared = shared
-        self.receiving = ReceiveWindow()
         self.pieces = 0
         """Separate pieces held in all reassembly buffers."""
         self.opened = 0
@@ -135,7 +133,7 @@ class StreamTable:
             elif subject is not None:
                 writer.ask(subject)
             elif kind == Control.CREDIT:
-                writer.credit(self.receiving.limit)
+                writer.credit(self.shared.receiving.limit)
             else:
                 writer.ping()
         return control
@@ -163,12 +161,12 @@ class StreamTable:
     def count_received(self, fresh: int, pieces: int) -> None:
         """Account for new bytes and pieces of a stream. Raises RemoteProtocolError beyond the session's credit."""
         self.pieces += pieces
-        self.receiving.count(fresh)
+        self.shared.receiving.count(fresh)
 
     def return_credit(self, count: int) -> None:
         """The local program consumed bytes."""
         self.shared.touch()
-        if self.receiving.give_back(count):
+        if self.shared.receiving.give_back(count):
             self.queue_control(Control.CREDIT)
 
 

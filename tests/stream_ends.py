@@ -82,7 +82,7 @@ class End:
     def balanced(self) -> bool:
         """Nothing is open, held, or waits."""
         table, sending = self.table, self.shared.sending
-        return not (len(table) or table.receiving.held or table.pieces or sending.unsent or sending.lost_chunks)
+        return not (len(table) or self.shared.receiving.held or table.pieces or sending.unsent or sending.lost_chunks)
 
 
 class Pair:

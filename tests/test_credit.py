@@ -64,10 +64,22 @@ def test_the_credit_may_be_used_up_and_not_exceeded() -> None:
 @pytest.mark.parametrize(("back", "granted"), [(1, False), (QUARTER - 1, False), (QUARTER, True), (SESSION_WINDOW, True)])
 def test_credit_is_granted_by_the_quarter(back: int, granted: bool) -> None:
     window = ReceiveWindow()
-    window.count(SESSION_WINDOW)
+    window.count(back)
     assert window.give_back(back) is granted
     assert window.limit == SESSION_WINDOW + (back if granted else 0)
-    assert window.held == SESSION_WINDOW - back
+    assert window.held == 0
+
+
+@pytest.mark.parametrize("free", [4, 1_000, QUARTER])
+def test_where_little_is_free_credit_is_granted_by_the_quarter_of_that(free: int) -> None:
+    window = ReceiveWindow()
+    window.count(SESSION_WINDOW - free)
+    step = max(1, free // 100)
+    taken = step
+    while not window.give_back(step):
+        taken += step
+    assert taken - step <= (free + taken) // 4 <= taken
+    assert window.limit == SESSION_WINDOW + taken
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, SESSION_WINDOW)), max_size=60))

@@ -212,7 +212,7 @@ def check_direction(sender: Side, receiver: Side) -> None:
         if all(end - start == SIZE for start, end in sender.cut.items()):
             assert skipped == missing
     # What was sent was counted by its receiver, and is granted again.
-    assert receiver.table.receiving._received == sender.shared.sending.total
+    assert receiver.shared.receiving._received == sender.shared.sending.total
     if retries.skip < 0:
         assert skipped == 0
         assert was_reset or not missing

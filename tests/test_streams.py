@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from stream_ends import NOW, End, Frame, Shot, data, reset_at
+from stream_ends import NOW, SIZE, End, Frame, Shot, data, reset_at
 
 from tcsplitter._core import CREDIT, RESET, STREAM, STREAM_CREDIT
 from tcsplitter.credit import (
@@ -145,7 +145,7 @@ def test_what_was_not_delivered_is_dropped_by_a_reset(how: str) -> None:
         rig.steps[reset]()
         assert rig.stream.readable == 0
         assert rig.stream.room == 0
-        assert rig.end.table.receiving.held == 0
+        assert rig.end.shared.receiving.held == 0
         assert rig.end.shared.sending.unsent == 0
 
 
@@ -154,7 +154,7 @@ def test_data_after_a_reset_of_this_end_is_dropped_as_it_comes() -> None:
     rig.stream.reset()
     rig.end.news.clear()
     rig.stream.receive(100, bytes(50), False)
-    assert (rig.stream.readable, rig.end.table.receiving.held, rig.end.table.pieces) == (0, 0, 0)
+    assert (rig.stream.readable, rig.end.shared.receiving.held, rig.end.table.pieces) == (0, 0, 0)
     assert rig.end.news == {}
 
 
@@ -267,7 +267,7 @@ def test_a_final_size_that_agrees_counts_every_byte_once(frames: list[Frame]) ->
     stream = end.table.get(0)
     assert stream is not None
     stream.consume(stream.readable, NOW)
-    assert end.table.receiving.held == 0
+    assert end.shared.receiving.held == 0
 
 
 # --- the credit of a stream
@@ -362,8 +362,9 @@ def test_a_reader_that_stopped_gets_no_more_than_it_took(steps: int) -> None:
     drain(reader, NOW, NOW + 0.1, NOW + 0.2)
     window = reader.stream.credit_limit - reader.stream.incoming.highest
     reader.receive(window)
+    share = min(window, reader.end.shared.receiving.free // 2) // 4  # of what the session has left, where that is less
     for _ in range(steps):
-        reader.stream.consume((window // 4 - 1) // steps, NOW + 0.3)
+        reader.stream.consume((share - 1) // steps, NOW + 0.3)
     assert reader.granted() == []
     with pytest.raises(RemoteProtocolError, match=f"of stream 0 with a credit of {reader.stream.credit_limit}"):
         reader.receive(1)
@@ -414,8 +415,13 @@ def test_all_streams_go_on_when_the_session_is_granted_more() -> None:
         (INITIAL_WINDOW, SESSION_WINDOW, INITIAL_WINDOW, 0),
         (2**40, SESSION_WINDOW, 0, MAX_UNSENT),
         (2**40, SESSION_WINDOW, MAX_UNSENT - 1, 1),
-        (2**40, 5_000, 0, 5_000),
-        (2**40, 5_000, 4_000, 1_000),
+        (2**40, 2 * MAX_UNSENT, 0, MAX_UNSENT),
+        (2**40, 2 * MAX_UNSENT - 2, 0, SIZE),
+        (2**40, 5_000, 0, SIZE),
+        (2**40, 5_000, 1_000, SIZE),
+        (2**40, 5_000, 1_501, 0),
+        (2**40, 1_000, 0, 500),
+        (2**40, 1_000, 300, 0),
         (2**40, 0, 0, 0),
     ],
 )
