@@ -154,7 +154,9 @@ class ClientEnd:
         return Session(session, self._name, self.outbox, self._touched, now)
 
     def _renew_session(self, now: float) -> None:
-        """The session has ended; another one takes its place."""
+        """The session has ended; another one takes its place. What was asked for the old one is no answer for that."""
+        for carrier in list(self._attempts):
+            self._reset(carrier)
         self.outbox.note(logging.DEBUG, counted_line("", self.session.counters.as_dict()))
         self.session = self._fresh_session(now)
 
@@ -204,7 +206,12 @@ class ClientEnd:
 
     # ------------------------------------------------------------------------------ carrier side
 
+    # Sockets of carriers that were given up in this wake are closed at its end: until then they may report something.
+
     def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
+        if carrier.closed:
+            return
+        self._leave_ended_session(now)
         attempt = self._attempts.get(carrier)
         if attempt is None:
             self._failing_since = inf
@@ -223,6 +230,8 @@ class ClientEnd:
 
     def carrier_dial_failed(self, carrier: Carrier, reason: str, now: float) -> None:
         """`reason`: the address that was dialled, and why in vain."""
+        if carrier.closed:
+            return
         carrier.closed = True
         if self._attempts.pop(carrier, None) is None:
             self._dialling.failed(carrier, now)
@@ -236,14 +245,21 @@ class ClientEnd:
             self._report_trouble(f"cannot reach the server at {reason}; still trying")
 
     def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
+        if carrier.closed:
+            return
+        died = self.session.counters.carriers_died
         if carrier.session is not None:
             carrier.session.receive(carrier, data, now)
+            if carrier.closed and self.session.counters.carriers_died > died:  # what came does not open
+                self._dialling.broke(carrier, self.session, now)
         elif carrier in self._attempts:
             self._read_answer(carrier, data, now)
         else:
-            self._reset(carrier)
+            self.carrier_lost(carrier, now)
 
     def carrier_eof(self, carrier: Carrier, now: float) -> None:
+        if carrier.closed:
+            return
         died = self.session.counters.carriers_died
         if carrier.session is None:
             self.carrier_lost(carrier, now)
@@ -253,6 +269,8 @@ class ClientEnd:
                 self._dialling.broke(carrier, self.session, now)
 
     def carrier_lost(self, carrier: Carrier, now: float) -> None:
+        if carrier.closed:
+            return
         if carrier not in self._attempts:
             self._dialling.broke(carrier, self.session, now)
         if carrier.session is not None:

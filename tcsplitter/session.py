@@ -155,6 +155,8 @@ class Session:
 
     def receive(self, carrier: Carrier, data: bytes, now: float) -> None:
         """Take what was read from a carrier."""
+        if carrier.closed:
+            return
         self.enter(now)
         try:
             records = self.carriers.feed(carrier, data)

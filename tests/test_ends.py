@@ -27,6 +27,7 @@ from tcsplitter.handshake import (
     Gate,
     Initiator,
 )
+from tcsplitter.modes import MODES
 from tcsplitter.outbox import Note
 from tcsplitter.server_end import PROVISIONAL_SECONDS, ServerConfig, ServerEnd
 from tcsplitter.session import STOPPED
@@ -71,6 +72,8 @@ class Alone:
                     self.asked_at.append(self.now)
                 elif op is Op.RESET:
                     self.asking.pop(carrier, None)
+                elif op is Op.PROBE:
+                    self.client.carrier_progress(carrier, 0, self.now)
             if not actions:
                 break
         self.notes += self.client.outbox.take_notes()
@@ -208,6 +211,58 @@ def test_an_answer_in_pieces() -> None:
     assert not alone.client.connected
     alone.client.carrier_received(carrier, message[-1:], alone.now)
     assert alone.client.connected
+
+
+DOING = {
+    "connected": lambda client, carrier, now: client.carrier_connected(carrier, 0.05, now),
+    "failed": lambda client, carrier, now: client.carrier_dial_failed(carrier, "192.0.2.1:1: Connection refused", now),
+    "read": lambda client, carrier, now: client.carrier_received(carrier, b"x" * 100, now),
+    "ended": lambda client, carrier, now: client.carrier_eof(carrier, now),
+    "lost": lambda client, carrier, now: client.carrier_lost(carrier, now),
+}
+
+
+@pytest.mark.parametrize("what", DOING)
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_handshake_that_was_given_up_reports_in_the_same_wake_is_nothing(mode: str, what: str) -> None:
+    alone = Alone(config=ClientConfig(mode=MODES[mode], lassoes=4))
+    alone.wait(1.3)
+    _first, second = list(alone.asking)[:2]
+    alone.answer(STATUS_NEW)
+    assert second.closed
+    dialled = len(alone.dialled)
+    DOING[what](alone.client, second, alone.now)
+    assert second not in alone.client.session.carriers.all
+    alone.client.session.carriers.drop(next(iter(alone.client.session.carriers.all)), Op.RESET)
+    alone.settle()
+    assert len(alone.dialled) == dialled + 1, "no backoff"
+
+
+def test_where_connections_bring_garbage_they_are_dialled_again_ever_more_rarely() -> None:
+    alone = Alone(rtt=0.001)
+    alone.wait(0.1)
+    alone.answer(STATUS_NEW)
+    before = len(alone.dialled)
+    ends = alone.now + 10.0
+    while alone.now < ends:
+        for carrier in list(alone.client.session.carriers.all):
+            alone.client.carrier_received(carrier, b"HTTP/1.1 400 Bad Request\r\n\r\n", alone.now)
+        alone.wait(0.01)
+    assert len(alone.dialled) - before < 60
+
+
+def test_an_answer_that_continues_a_session_is_none_for_the_next_one() -> None:
+    alone = Alone(config=ClientConfig(linger=5.0))
+    alone.wait(0.1)
+    alone.answer(STATUS_NEW)
+    alone.client.open_stream(alone.now)
+    alone.wait(4.9)
+    assert alone.asking
+    old = set(alone.asking)
+    alone.wait(1.0)
+    assert any("no contact for 5 s" in note.text for note in alone.notes)
+    assert all(carrier.closed for carrier in old)
+    assert not alone.client.connected
 
 
 @pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n" * 4, bytes(80)])
