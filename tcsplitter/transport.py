@@ -185,6 +185,10 @@ class Carriers:
         if len(self._paused) == 1:
             self._pause_timer.at(self.reactor.now + PAUSE_CHECK)
 
+    def read_no_more(self, conn: "CarrierSocket") -> None:
+        """It is not to be read when there is room again."""
+        self._paused.discard(conn)
+
     def settle(self, now: float) -> None:
         """End of a wake: look at the protocol's caps; read again what was paused, if there is room."""
         self._check_caps()
@@ -321,6 +325,7 @@ class CarrierSocket(Watched):
         """Close once the queue is empty."""
         if self._queue and self.connected:
             self._closing = True
+            self.carriers.read_no_more(self)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CLOSE_TIMEOUT)
             self.watch(EVENT_WRITE)
             return

@@ -4,6 +4,7 @@ import select
 import socket
 import struct
 from collections.abc import Generator
+from selectors import EVENT_READ, EVENT_WRITE
 
 import pytest
 from loopback import CarrierHarness as Harness
@@ -256,6 +257,21 @@ def test_a_paused_carrier_that_may_be_read_later_is_read(either: Harness) -> Non
     assert not either.end.received
     either.end.readable = {carrier}
     either.until(lambda: either.end.received)
+
+
+def test_a_paused_carrier_that_is_being_closed_is_not_read_when_there_is_room(server: Harness) -> None:
+    """Nobody would take what there is to read, so it would stay readable for as long as the queue lasts."""
+    carrier, peer = server.connect()
+    server.do((Op.WRITE, carrier, bytes(20_000_000)))
+    assert carrier.backlog
+    server.end.reading_paused = True
+    server.carriers.settle(server.reactor.now)
+    peer.sendall(b"more")
+    server.until(lambda: not carrier.io.events & EVENT_READ)
+    server.do((Op.CLOSE, carrier, b""))
+    server.end.reading_paused = False
+    server.carriers.settle(server.reactor.now)
+    assert carrier.io.events == EVENT_WRITE
 
 
 def test_caps_are_looked_at_within_a_wake(either: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
