@@ -93,6 +93,10 @@ class Pool:
         self._round_size = conns
         self._held_back = False
         """More are missing than growth allows in this round."""
+        self._short = False
+        """More are missing than were to be dialled when that was asked last."""
+        self._again = False
+        """A dial has succeeded since: more may be due."""
 
     def idle_for(self) -> float:
         """Seconds for which the next carrier may stay idle."""
@@ -103,7 +107,7 @@ class Pool:
 
         `idle`: carriers that nobody uses; `alive`: all that are open; `want`: idle ones that both ends wish for, together.
         """
-        self._held_back = False
+        self._held_back = self._short = self._again = False
         missing = max(self._floor(now), min(want, self._burst)) - idle
         if missing <= 0 or now < self._not_before:
             return 0
@@ -111,6 +115,7 @@ class Pool:
         missing -= young
         if missing <= 0:
             return 0
+        all_missing = missing
         if self._failures or (len(self._dialing) - young >= MANY_SLOW and self._silent() - young >= MANY_SLOW):
             missing = 0 if young else 1
         ceiling, total = self._burst or self._conns, alive + young
@@ -118,7 +123,9 @@ class Pool:
         possible = min(possible, self._budget.share - len(self._dialing))
         grown = self._grown(total, rtt, now) - total
         self._held_back = grown < possible
-        return max(0, min(possible, grown))
+        due = max(0, min(possible, grown))
+        self._short = due < all_missing
+        return due
 
     def _young(self, rtt: float, now: float) -> int:
         """Dials under way that are not slow yet. Dials are kept in the order in which they began."""
@@ -165,6 +172,7 @@ class Pool:
 
     def connected(self, carrier: Carrier) -> None:
         """A dial succeeded."""
+        self._again = self._short
         self._answered_from = max(self._answered_from, self._dialing.get(carrier, -inf))
         self._ended(carrier)
         if not self.cut_off:
@@ -207,7 +215,9 @@ class Pool:
         return slow
 
     def deadline(self, rtt: float, now: float) -> float:
-        """When `dials_due` or `too_slow` may say something new though nothing happened."""
+        """When `dials_due` or `too_slow` may say something new though nothing more happens."""
+        if self._again:
+            return -inf
         by = step if (step := self._next_step(now)) > now else inf
         if now < self._not_before < by:
             by = self._not_before

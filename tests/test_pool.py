@@ -473,3 +473,32 @@ def test_what_one_pool_dials_another_cannot() -> None:
             life.idle.clear()
     assert budget.left(now) == 0
     assert budget.left(now + 7.5 / DIALS_PER_SECOND) == 7
+
+
+def test_dials_that_end_within_the_call_make_room_for_those_that_are_still_missing() -> None:
+    """Nothing else happens then that would let the pool be asked again."""
+    pool = make(conns=MAX_DIALING + 76)
+    now = NOW
+    assert pool.dials_due(0, 0, 0, RTT, now) == MAX_DIALING
+    carriers = dial(pool, MAX_DIALING)
+    assert pool.deadline(RTT, now) > now
+    for carrier in carriers:
+        pool.connected(carrier)
+    assert pool.deadline(RTT, now) == -inf
+    assert pool.dials_due(MAX_DIALING, MAX_DIALING, 0, RTT, now) == 76
+    assert pool.deadline(RTT, now) > now
+    for carrier in dial(pool, 76):
+        pool.connected(carrier)
+    assert pool.deadline(RTT, now) > now
+
+
+def test_a_dial_after_a_failure_that_ends_within_the_call_lets_the_others_begin() -> None:
+    pool = make(conns=50)
+    (failed,) = dial(pool)
+    pool.failed(failed, NOW)
+    now = NOW + 2 * FIRST_BACKOFF
+    assert pool.dials_due(0, 0, 0, RTT, now) == 1
+    (carrier,) = dial(pool, now=now)
+    pool.connected(carrier)
+    assert pool.deadline(RTT, now) == -inf
+    assert pool.dials_due(1, 1, 0, RTT, now) > 1
