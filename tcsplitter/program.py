@@ -147,8 +147,9 @@ class Program:
                 if member.app is not None:
                     member.app.update(now)
                 elif isinstance(member, Flow):
-                    self.open_flow(member, now)
-                else:
+                    if not member.closed:
+                        self.open_flow(member, now)
+                elif member.reset_code is None and member.sent_reset is None:
                     self.open_stream(member, now)
             end.flush(now)
             self._act(now)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from loopback import read_all, reset
 
-from tcsplitter import program
+from tcsplitter import program, table
 from tcsplitter.client import ClientProgram, _Connect, run_connect
 from tcsplitter.errors import ConfigError
 from tcsplitter.keys import KEY_VARIABLE, generate_key
@@ -138,6 +138,22 @@ def test_a_busy_port_is_said_plainly(tunnel: Tunnel) -> None:
         ServerProgram(ServerOptions(l_fling=tunnel.server.address, keys=KEYS))
     with pytest.raises(ConfigError, match=f"--listen {tunnel.client.address}: the address is in use"):
         ClientProgram(ClientOptions(r_fling=tunnel.server.address, keys=KEYS, listen=tunnel.client.address))
+
+
+def test_for_a_stream_that_is_refused_the_service_is_not_connected_to(tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MAX_STREAMS", 1)
+    first, target = tunnel.open()
+    with first, target:
+        for _ in range(3):
+            with socket.create_connection((LOOPBACK.host, tunnel.client.address.port)) as one_too_many:
+                one_too_many.sendall(b"x")
+                with pytest.raises(ConnectionResetError):
+                    one_too_many.recv(1)
+        first.sendall(b"still here")  # and by the time it is answered, all that was refused is settled
+        assert target.recv(100) == b"still here"
+        tunnel.service.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            tunnel.service.accept()
 
 
 def test_connect_joins_two_descriptors_to_a_stream(tunnel: Tunnel) -> None:
