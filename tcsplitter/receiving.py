@@ -277,6 +277,8 @@ class Receiver:
             kind = frame[0]
             elicits |= kind != ACK
             handlers[kind](*frame[1:])
+            if kind == CLOSE:  # what stands behind it is for nobody
+                break
         return elicits
 
     def _on_ping(self) -> None:

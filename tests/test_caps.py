@@ -126,6 +126,15 @@ def test_the_credit_of_a_session() -> None:
     assert "credit" in rig.ended_by(stream(SESSION_WINDOW, 0, b"x"))
 
 
+@pytest.mark.parametrize("behind", [stream(2, 0, b"x"), reset(2, final_size=1)])
+def test_what_stands_behind_close_opens_nothing(behind: Callable[[ShotWriter], object]) -> None:
+    rig = Rig()
+    rig.peer.send(rig.line, lambda writer: writer.close(0, "bye"), behind)
+    assert rig.session.closed == "bye"
+    assert not rig.session.streams
+    assert not rig.session.outbox.take_news()
+
+
 def test_a_final_size_counts_against_the_credit_of_its_stream() -> None:
     rig = Rig()
     rig.send(reset(0, final_size=INITIAL_WINDOW))
