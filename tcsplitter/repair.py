@@ -99,7 +99,7 @@ class Repair:
         first, copies.replaced = not copies.replaced, True
         if self._shared.handling.retries.resend:
             return first
-        return not any(copy.number in self._recovery.sent for copy in copies.shots)
+        return not any(copy.chunks and copy.number in self._recovery.sent for copy in copies.shots)
 
     def _replace(self, chunks: list[Portion], control: list[ControlFrame]) -> None:
         """What was lost goes again, as far as its source wishes."""

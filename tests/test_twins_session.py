@@ -19,6 +19,7 @@ from tcsplitter.lateness import SMALL_SHOT
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.options import Fec, Retries
 from tcsplitter.shared import Handling
+from tcsplitter.streams import GIVEN_UP
 
 OVERDUE = 1.5 * RTT
 HEDGED = Handling(size=SIZE)
@@ -143,6 +144,29 @@ def test_where_nothing_is_sent_again_a_chunk_is_given_up_when_all_its_copies_are
     for given_up, at in enumerate(order):
         pair.kill(copies[at].carrier, CLIENT)
         assert pair.counted(CLIENT, "payloads_given_up") == given_up
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+@pytest.mark.parametrize(("skip", "reset"), [(-1, GIVEN_UP), (0, None)])
+def test_a_twin_of_control_frames_alone_does_not_stand_for_the_payload(skip: int, reset: int | None, arrives: bool) -> None:
+    pair = opened(Handling(size=SIZE, retries=Retries(resend=False, skip=skip)))
+    (mine,) = pair.client.streams
+    mine.write(b"hello")
+    pair.client.streams.queue_control(Control.CREDIT)
+    (original,) = pair.flush()
+    (twin,) = pair.wait(1.5 * RTT)
+    assert original.payload
+    assert not twin.payload
+    pair.lose(original)
+    if not arrives:
+        pair.lose(twin)
+    pair.kill(original.carrier, CLIENT)
+    for _ in range(30):
+        pair.settle()
+        pair.wait(1.0)
+    assert pair.counted(CLIENT, "payloads_given_up") == 1
+    assert mine.reset_code == reset
+    assert mine.unacknowledged == 0 or reset is not None
 
 
 def test_a_copy_that_is_lost_after_another_arrived_is_not_missed() -> None:
