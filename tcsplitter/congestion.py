@@ -280,7 +280,7 @@ class Congestion:
         if self._is_first:
             pace = max(pace, self._first_bytes() / self.rtt)
         if self.opens_at > now:
-            self.opens_at = now + (self.opens_at - now) * self._pace / pace
+            self.opens_at = now + min((self.opens_at - now) * self._pace / pace, max(self.rtt, LONGEST_PAUSE))
         self._pace = pace
 
     # ------------------------------------------------------------------------------------ rounds

@@ -23,5 +23,6 @@ cdef class Overrun:
     cpdef on_delivered(self, SentShot shot, double now)
     cpdef bint judge(self, double queue_share, double now)
     cdef bint _judge(self, Round done, double now)
-    cdef _note_usual(self, Round done, long long late, double sent)
+    cdef _note_usual(self, Round done, long long late)
+    cdef _raise(self, Round done)
     cdef _reduce(self, Round done, double share, double usual, double sent, double now)

@@ -20,7 +20,7 @@ IN_TIME, SLACK, JITTER = 1.25, 0.01, 2.0
 LONG_QUEUE = 0.25
 """A queue that takes a larger share of the RTT makes shots late by itself, and is seen without this."""
 LEAST_SHOTS, LEAST_SHARE = 8, 0.8
-"""Rounds with fewer shots tell nothing; where less than this share of the rate was sent, it was not this end that overran it."""
+"""Rounds with fewer shots tell nothing, unless all were in time; where less than this share of the rate was sent, it was not this end that overran it."""
 DEVIATIONS, STRAYS = 2.5, 2.0
 """A round has lost more than is usual if so many standard deviations, and so many shots besides, are more late."""
 FADES, LEAST_KNOWN = 0.95, 64
@@ -121,8 +121,11 @@ class Overrun:
             done = self._rounds.popleft()
             self._judged += 1
             self.judge_at = self._rounds[0].ended + self._in_time
-            if timely and done.shots >= LEAST_SHOTS and done.began >= max(self._queued_at, self._reduced_at):
-                overrun |= self._judge(done, now)
+            if timely and done.began >= max(self._queued_at, self._reduced_at):
+                if done.shots >= LEAST_SHOTS:
+                    overrun |= self._judge(done, now)
+                elif done.shots and done.in_time == done.shots:
+                    self._raise(done)
         return overrun
 
     def _judge(self, done: Round, now: float) -> bool:
@@ -132,20 +135,25 @@ class Overrun:
         sent = done.bytes / (done.ended - done.began)
         is_usual = late <= done.shots * usual + DEVIATIONS * spread + STRAYS
         if is_usual or self._usual_shots < LEAST_KNOWN or sent < LEAST_SHARE * done.rate:
-            self._note_usual(done, late, sent)
+            self._note_usual(done, late)
             return False
         self._reduce(done, late / done.shots, usual, sent, now)
         return True
 
-    def _note_usual(self, done: Round, late: int, sent: float) -> None:
-        """The line has carried what was sent."""
+    def _note_usual(self, done: Round, late: int) -> None:
+        """The line has carried what was sent, but for what it always loses."""
         self._usual_shots = FADES * self._usual_shots + done.shots
         self._usual_late = FADES * self._usual_late + late
-        self.limit = max(self.limit, sent)
+        self._raise(done)
+        if not done.tries:
+            self._reductions = 0
+
+    def _raise(self, done: Round) -> None:
+        """The line has carried a round. Where a round has few shots this alone raises the limit."""
+        self.limit = max(self.limit, done.bytes / (done.ended - done.began))
         if done.tries:
             self.patience = 1
         else:
-            self._reductions = 0
             self.limit *= EASE
 
     def _reduce(self, done: Round, share: float, usual: float, sent: float, now: float) -> None:
@@ -157,7 +165,7 @@ class Overrun:
             if self._reductions == 1:
                 self._limit_before, self._share_before = self.limit, share
         in_time = max(1.0 - share, 0.5 / done.shots) / (1.0 - usual)
-        segments = done.bytes / done.shots / SEGMENT
+        segments = max(1.0, done.bytes / done.shots / SEGMENT)
         self.limit = min(self.limit, sent * in_time ** (1.0 / segments))
         self._reduced_at = now
         if self._reductions >= STUBBORN and share > STUBBORN_SHARE * self._share_before:

@@ -69,21 +69,23 @@ def test_a_line_that_gets_faster_is_found_though_it_was_overrun() -> None:
 class Hand:
     """Rounds of as many shots as the line is thought to take; so many of each are acknowledged late."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = SIZE) -> None:
         self.overrun = Overrun()
         self.now = 0.0
         self.queue = 0.0
-        self.overrun.begin_round(RATE, False, RTT, 0.0, 0.0, 0.0)
+        self.rate = SHOTS * size / RTT
+        self._size = size
+        self.overrun.begin_round(self.rate, False, RTT, 0.0, 0.0, 0.0)
 
     def send(self, late: int, shots: int = SHOTS, tries: bool = False, silent: float = 0.0) -> bool:
         """One round, and what is said of it; `silent`: for so long it is not asked."""
         overrun = self.overrun
-        overrun.begin_round(RATE, tries, RTT, self.queue, 0.0, self.now)
-        sent = [shot(number, self.now) for number in range(shots)]
+        overrun.begin_round(self.rate, tries, RTT, self.queue, 0.0, self.now)
+        sent = [shot(number, self.now, self._size) for number in range(shots)]
         for each in sent:
             overrun.on_sent(each)
         self.now += RTT
-        overrun.begin_round(RATE, False, RTT, self.queue, 0.0, self.now)
+        overrun.begin_round(self.rate, False, RTT, self.queue, 0.0, self.now)
         for each in sent[late:]:
             overrun.on_delivered(each, self.now)
         self.now += 2 * RTT + silent
@@ -93,9 +95,9 @@ class Hand:
         return found
 
 
-def begun(usual: int = 0) -> Hand:
+def begun(usual: int = 0, size: int = SIZE) -> Hand:
     """Some rounds have told what is usual."""
-    hand = Hand()
+    hand = Hand(size)
     for _ in range(5):
         assert not hand.send(usual)
     return hand
@@ -205,3 +207,44 @@ def test_a_try_that_lost_makes_the_next_wait_until_one_has_not() -> None:
     assert patience[-1] == MOST_PATIENCE
     hand.send(0, tries=True)
     assert hand.overrun.patience == 1
+
+
+# --- after loss that has passed
+
+
+@pytest.mark.parametrize("shots", [8, 11, 14])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_burst_of_loss_is_forgotten_where_a_round_trip_holds_few_payloads(shots: int, seed: int) -> None:
+    path = DroppingPath(shots * SIZE / 0.03, 0.03, SIZE, 8 * SIZE, seed=seed)
+    path.run(2.5)
+    path.loss = 0.2
+    path.run(0.3)
+    path.loss = 0.0
+    path.run(20)
+    since = path.now
+    path.run(5)
+    assert path.throughput(since) > 0.85 * path.rate
+
+
+@pytest.mark.parametrize("size", [1, 100, 500, 1_448, 10_000])
+def test_no_round_lowers_the_limit_below_what_arrived_in_time(size: int) -> None:
+    """A payload is a segment at the least, however small it is."""
+    hand = begun(size=size)
+    assert hand.send(33)
+    sent = hand.rate
+    assert (SHOTS - 33) / SHOTS * sent * 0.99 < hand.overrun.limit < sent
+
+
+def test_rounds_of_few_payloads_raise_the_limit_if_all_are_in_time() -> None:
+    hand = begun()
+    assert hand.send(33)
+    low = hand.overrun.limit
+    few = LEAST_SHOTS - 1
+    hand.send(1, shots=few)
+    assert hand.overrun.limit == low
+    for _ in range(500):
+        assert not hand.send(0, shots=few)
+    assert hand.overrun.limit > 2 * low
+    hand.overrun.limit = 1.0
+    hand.send(0, shots=few)
+    assert hand.overrun.limit >= few / SHOTS * hand.rate
