@@ -23,7 +23,8 @@ cdef class SendWindow:
 cdef class ReceiveWindow:
     cdef public long long limit
     cdef readonly long long _received
-    cdef long long _returned
+    cdef long long _free_before, _returned
 
     cpdef count(self, long long fresh)
+    cpdef bint has_shrunk(self)
     cpdef bint give_back(self, long long count)

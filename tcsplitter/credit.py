@@ -125,13 +125,15 @@ class SendWindow:
 class ReceiveWindow:
     """Bytes of all streams together, received and consumed."""
 
-    __slots__ = ("_received", "_returned", "limit")
+    __slots__ = ("_free_before", "_received", "_returned", "limit")
 
     def __init__(self) -> None:
         self.limit = SESSION_WINDOW
         """Bytes that the other end may send in all."""
         self._received = 0
         self._returned = 0
+        self._free_before = SESSION_WINDOW
+        """The most that was free since `has_shrunk` said so last."""
 
     @property
     def held(self) -> int:
@@ -149,9 +151,17 @@ class ReceiveWindow:
             raise RemoteProtocolError(f"sent {self._received + fresh} bytes in all with a credit of {self.limit}")
         self._received += fresh
 
+    def has_shrunk(self) -> bool:
+        """Whether what is free has halved: then what was consumed so far may be as much as calls for more credit by now."""
+        if 2 * self.free >= self._free_before:
+            return False
+        self._free_before = self.free
+        return True
+
     def give_back(self, count: int) -> bool:
         """Bytes were consumed; whether the other end should be granted more: when a share of what is free has come together."""
         self._returned += count
+        self._free_before = max(self._free_before, self.free)
         if self._returned + SESSION_WINDOW - self.limit < max(1, self.free // WINDOW_SHARE):
             return False
         self.limit = self._returned + SESSION_WINDOW

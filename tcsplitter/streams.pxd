@@ -21,6 +21,7 @@ cdef class Stream:
     cpdef list peek(self, Py_ssize_t limit)
     cpdef consume(self, Py_ssize_t count, double now)
     cdef _read_on(self, double now)
+    cpdef grant(self, double now)
     cdef _forward(self, double now)
     cpdef Chunk cut(self, Py_ssize_t limit)
     cpdef Chunk cut_lost(self, Py_ssize_t limit)

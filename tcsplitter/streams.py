@@ -206,8 +206,15 @@ class Stream:
             if incoming.at_end:
                 self._host.forget_if_done(self)
             return
-        gap = not incoming.readable and self._window.grow_behind_gap(incoming.read_offset, now)
-        if gap or self._window.consumed(incoming.read_offset, self._shared.receiving.free, self._soon, now):
+        if not incoming.readable and self._window.grow_behind_gap(incoming.read_offset, now):
+            self._host.queue_control(Control.STREAM_CREDIT, self)
+        else:
+            self.grant(now)
+
+    def grant(self, now: float) -> None:
+        """Grant more if the local program has taken enough for that."""
+        incoming, free = self.incoming, self._shared.receiving.free
+        if incoming.final_size < 0 and self._window.consumed(incoming.read_offset, free, self._soon, now):
             self._host.queue_control(Control.STREAM_CREDIT, self)
 
     @property

@@ -161,7 +161,12 @@ class StreamTable:
     def count_received(self, fresh: int, pieces: int) -> None:
         """Account for new bytes and pieces of a stream. Raises RemoteProtocolError beyond the session's credit."""
         self.pieces += pieces
-        self.shared.receiving.count(fresh)
+        receiving = self.shared.receiving
+        receiving.count(fresh)
+        if fresh and receiving.has_shrunk():
+            self.return_credit(0)
+            for stream in self._open.values():
+                stream.grant(self.shared.now)
 
     def return_credit(self, count: int) -> None:
         """The local program consumed bytes."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from stream_ends import SIZE, End, Pair, read
 
 from tcsplitter import credit, streams
@@ -162,6 +164,31 @@ def test_however_many_readers_stop_those_that_read_go_on(stopped: int) -> None:
     assert got >= 1_000
     if stopped == 1:
         assert got > 10 * WINDOW
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it sets a constant
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 4_000), st.booleans()), max_size=60))
+def test_who_reads_gets_room_whatever_others_do(steps: list[tuple[int, int, bool]]) -> None:
+    """Streams 0 to 3 read no more once the steps are over; 4 to 6 do."""
+    pair = Pair()
+    opened = [pair.open() for _ in range(7)]
+    for which, most, reads in steps:
+        sender, at_server = opened[which]
+        sender.write(bytes(min(most, sender.room)))
+        pair.settle()
+        if reads:
+            read(at_server)
+            pair.settle()
+    for sender, _ in opened[:4]:
+        write_all(sender, pair)
+    for _ in range(3):
+        for _, at_server in opened[4:]:
+            read(at_server)
+            pair.settle()
+        for sender, _ in opened[4:]:
+            assert sender.room
+            sender.write(bytes(sender.room))
+            pair.settle()
 
 
 def test_a_stream_leaves_to_others_what_it_takes() -> None:
