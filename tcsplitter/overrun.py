@@ -20,7 +20,8 @@ IN_TIME, SLACK, JITTER = 1.25, 0.01, 2.0
 LONG_QUEUE = 0.25
 """A queue that takes a larger share of the RTT makes shots late by itself, and is seen without this."""
 LEAST_SHOTS, LEAST_SHARE = 8, 0.8
-"""Rounds with fewer shots tell nothing, unless all were in time; where less than this share of the rate was sent, it was not this end that overran it."""
+"""Rounds with fewer shots tell nothing, unless all were in time; where less than this share of the rate was sent, it was not this
+end that overran it."""
 DEVIATIONS, STRAYS = 2.5, 2.0
 """A round has lost more than is usual if so many standard deviations, and so many shots besides, are more late."""
 FADES, LEAST_KNOWN = 0.95, 64
