@@ -21,7 +21,7 @@ cdef class SendWindow:
 
 
 cdef class ReceiveWindow:
-    cdef public long long limit
+    cdef public long long large, limit
     cdef readonly long long _received
     cdef long long _free_before, _returned
 

@@ -16,8 +16,8 @@ MAX_WINDOW = 16 * 1024 * 1024
 """Ceiling of what one stream may have granted and unread, bytes."""
 WINDOW_SHARE = 4
 """More is granted when such a share of a window was consumed: the sender must not have to stop though several frames with credit
-are lost. Where the session has little left the share is one of that, for a stream as of half of it: each credit is a proof that
-the reader reads, and without that no stream gets more than others keep (Stream.room)."""
+are lost. Where large windows hold much that is not read, the share is one of what they leave, for a stream of half of that: a
+credit is a proof that the reader reads, and without one no stream gets more than others keep (Stream.room)."""
 GROWTH_RTTS, GROWTH_SECONDS, PACED_SECONDS = 2.0, 0.01, 2.0
 """If that took less than the larger of the first two the window is too small; where data is forwarded at a beat, or past gaps, if
 it took less than the last."""
@@ -65,11 +65,16 @@ class StreamWindow:
         self._grant(read_offset, GAP_GROWTH, now)
         return True
 
+    @property
+    def large(self) -> bool:
+        """It has grown."""
+        return self._size > INITIAL_WINDOW
+
     def consumed(self, read_offset: int, free: int, soon: float, now: float) -> bool:
-        """The reader has taken all before this offset; `free`: bytes that the session does not hold, `soon`: seconds. Whether
-        more was granted."""
+        """The reader has taken all before this offset; `free`: as ReceiveWindow has it, `soon`: seconds. Whether more was
+        granted."""
         used = read_offset + self._size - self.limit
-        if used < max(1, min(self._size, free // 2) // WINDOW_SHARE):
+        if used < max(INITIAL_WINDOW, min(self._size, free // 2)) // WINDOW_SHARE:
             return False
         grows = used >= self._size // WINDOW_SHARE and now - self._began_at < soon
         self._grant(read_offset, FAST_GROWTH if grows else 1, now)
@@ -125,11 +130,13 @@ class SendWindow:
 class ReceiveWindow:
     """Bytes of all streams together, received and consumed."""
 
-    __slots__ = ("_free_before", "_received", "_returned", "limit")
+    __slots__ = ("_free_before", "_received", "_returned", "large", "limit")
 
     def __init__(self) -> None:
         self.limit = SESSION_WINDOW
         """Bytes that the other end may send in all."""
+        self.large = 0
+        """Bytes received and not consumed of streams whose windows have grown."""
         self._received = 0
         self._returned = 0
         self._free_before = SESSION_WINDOW
@@ -142,8 +149,8 @@ class ReceiveWindow:
 
     @property
     def free(self) -> int:
-        """Bytes that it has room for."""
-        return SESSION_WINDOW - self.held
+        """Bytes that large windows leave to other streams."""
+        return SESSION_WINDOW - self.large
 
     def count(self, fresh: int) -> None:
         """New bytes came. Raises RemoteProtocolError beyond the credit."""
@@ -152,8 +159,8 @@ class ReceiveWindow:
         self._received += fresh
 
     def has_shrunk(self) -> bool:
-        """Whether what is free has halved: then what was consumed so far may be as much as calls for more credit by now."""
-        if 2 * self.free >= self._free_before:
+        """Whether what is free has lost a third: then what was consumed so far may be as much as calls for more credit."""
+        if 3 * self.free >= 2 * self._free_before:
             return False
         self._free_before = self.free
         return True

@@ -15,13 +15,14 @@ cdef class Stream:
     cdef SendBuffer _unsent
     cdef list _resend
     cdef StreamWindow _window
-    cdef bint _fin_cut, _finishing, _opened, _reset_acked, _reset_came, _stopped
+    cdef bint _fin_cut, _finishing, _large, _opened, _reset_acked, _reset_came, _stopped
 
     cpdef write(self, bytes data)
     cpdef list peek(self, Py_ssize_t limit)
     cpdef consume(self, Py_ssize_t count, double now)
     cdef _read_on(self, double now)
     cpdef grant(self, double now)
+    cdef _granted(self)
     cdef _forward(self, double now)
     cpdef Chunk cut(self, Py_ssize_t limit)
     cpdef Chunk cut_lost(self, Py_ssize_t limit)
@@ -36,3 +37,4 @@ cdef class Stream:
     cdef _drop_outgoing(self)
     cdef _drop_incoming(self, long long end)
     cdef _give_back(self, long long offset)
+    cdef _count_received(self, long long fresh, long long pieces)

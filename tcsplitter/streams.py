@@ -31,6 +31,7 @@ class Host(Protocol):
     """What a stream asks of the session that it belongs to; StreamTable."""
 
     shared: Shared
+    large: dict[Stream, None]
 
     def queue_control(self, kind: Control, stream: Stream) -> None: ...
     def count_received(self, fresh: int, pieces: int) -> None: ...
@@ -64,7 +65,7 @@ class Stream:
     """
 
     __slots__ = (
-        "_fin_cut", "_finishing", "_forwarding", "_gate", "_host", "_opened", "_passed",
+        "_fin_cut", "_finishing", "_forwarding", "_gate", "_host", "_large", "_opened", "_passed",
         "_pending_chunks", "_proved", "_resend", "_reset_acked", "_reset_came", "_returned", "_send_limit", "_sent",
         "_shared", "_stopped", "_unsent", "_whole", "_window", "app", "beat_at", "deficit", "id", "incoming", "queue",
         "reset_code", "sent_reset", "unacknowledged",
@@ -111,6 +112,8 @@ class Stream:
         self._proved = 0
         """What was sent when it was raised last: until then the reader read."""
         self._window = StreamWindow()
+        self._large = False
+        """The window has grown, so what is unread counts as that of a large one."""
         self._sent = 0
         """Bytes sent when the stream was reset."""
         self._returned = 0
@@ -122,9 +125,9 @@ class Stream:
     def room(self) -> int:
         """Bytes that may be read from the local program now: what the windows and the read-ahead leave.
 
-        Of the session's window a stream takes no more, from one credit of its own to the next, than it leaves to others, and
-        where that is little a payload at a time: so however many readers stop, those that read go on. Who has none of it yet
-        needs the least. Where too little is left, this one is told when there is more.
+        Beyond a first window's worth a stream takes no more of the session's window, from one credit of its own to the next,
+        than it leaves to others: so readers that stop hold up nobody else. Where too little is left, this one is told when
+        there is more.
         """
         if self._finishing or self.sent_reset is not None:
             return 0
@@ -132,15 +135,13 @@ class Stream:
         unsent = len(self._unsent)
         used = self._unsent.offset + unsent
         ahead = (size if sending.unsent > MANY_UNSENT else self._shared.most_unsent) - unsent
-        most = min(ahead, self._send_limit - used)
-        unproved = used - self._proved
-        share = (sending.room - unproved) // 2
-        if share < max(1, self._whole, min(size, unproved)):
+        share, least = sending.room, max(1, self._whole)
+        if used - self._proved > INITIAL_WINDOW:
+            share, least = (share - (used - self._proved)) // 2, max(least, size)
+        if share < least:
             sending.held[self] = None
-            most = 0
-        elif share < most:
-            most = min(share, size)
-        room = max(0, most)
+            share = 0
+        room = max(0, min(ahead, self._send_limit - used, share))
         if self._whole:
             room = room // self._whole * self._whole
         self._stopped = not room
@@ -207,7 +208,7 @@ class Stream:
                 self._host.forget_if_done(self)
             return
         if not incoming.readable and self._window.grow_behind_gap(incoming.read_offset, now):
-            self._host.queue_control(Control.STREAM_CREDIT, self)
+            self._granted()
         else:
             self.grant(now)
 
@@ -215,7 +216,15 @@ class Stream:
         """Grant more if the local program has taken enough for that."""
         incoming, free = self.incoming, self._shared.receiving.free
         if incoming.final_size < 0 and self._window.consumed(incoming.read_offset, free, self._soon, now):
-            self._host.queue_control(Control.STREAM_CREDIT, self)
+            self._granted()
+
+    def _granted(self) -> None:
+        """The window was moved on, and may have grown."""
+        self._host.queue_control(Control.STREAM_CREDIT, self)
+        if not self._large and self._window.large:
+            self._large = True
+            self._host.large[self] = None
+            self._shared.receiving.large += self.incoming.highest - self._returned
 
     @property
     def _soon(self) -> float:
@@ -445,7 +454,7 @@ class Stream:
         waiting = self.incoming.pieces
         if waiting:
             self._window.note_gap(self.incoming.highest)
-        self._host.count_received(self.incoming.highest - before, waiting - pieces)
+        self._count_received(self.incoming.highest - before, waiting - pieces)
         if self.sent_reset is not None:
             self._drop_incoming(self.incoming.highest)
             self._host.forget_if_done(self)
@@ -457,7 +466,7 @@ class Stream:
             self._shared.tell(self)
         drained = not (fresh or self.incoming.readable or self.incoming.at_end)
         if drained and self._window.grow_behind_gap(self.incoming.read_offset, self._shared.now):
-            self._host.queue_control(Control.STREAM_CREDIT, self)
+            self._granted()
         if self.incoming.at_end:
             self._host.forget_if_done(self)
 
@@ -470,7 +479,7 @@ class Stream:
             raise RemoteProtocolError(f"reset stream {self.id} with a final size that contradicts its data")
         if self._reset_came:
             return
-        self._host.count_received(final_size - incoming.highest, -incoming.pieces)
+        self._count_received(final_size - incoming.highest, -incoming.pieces)
         incoming.insert(final_size, b"", True)
         self._host.count_received(0, incoming.pieces)
         self._drop_incoming(final_size)
@@ -512,6 +521,15 @@ class Stream:
 
     def _give_back(self, offset: int) -> None:
         """Return to the session's credit all bytes below `offset`."""
-        if offset > self._returned:
-            self._host.return_credit(offset - self._returned)
+        count = offset - self._returned
+        if count > 0:
             self._returned = offset
+            if self._large:
+                self._shared.receiving.large -= count
+            self._host.return_credit(count)
+
+    def _count_received(self, fresh: int, pieces: int) -> None:
+        """Account for new bytes and pieces."""
+        if self._large:
+            self._shared.receiving.large += fresh
+        self._host.count_received(fresh, pieces)

@@ -4,6 +4,7 @@ from tcsplitter.streams cimport Stream
 
 cdef class StreamTable:
     cdef public Shared shared
+    cdef public dict large
     cdef public long long opened, pieces
     cdef bint _client
     cdef dict _control, _open

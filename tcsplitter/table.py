@@ -31,6 +31,8 @@ class StreamTable:
         """Separate pieces held in all reassembly buffers."""
         self.opened = 0
         """Streams there have been."""
+        self.large: dict[Stream, None] = {}
+        """Those whose receiving windows have grown."""
         self._client = client
         self._open: dict[int, Stream] = {}
         self._next_id = 0
@@ -91,6 +93,7 @@ class StreamTable:
             if not self._opened_here(stream.id):
                 self._closed.add(stream.id, stream.id | 1)
             self.shared.sending.held.pop(stream, None)
+            self.large.pop(stream, None)
             self.shared.tell(stream)
 
     def abandon(self) -> None:
@@ -99,6 +102,7 @@ class StreamTable:
             stream.abandon(BY_PROGRAM)
             self.shared.tell(stream)
         self._open.clear()
+        self.large.clear()
         self._control.clear()
 
     def _opened_here(self, stream_id: int) -> bool:
@@ -165,7 +169,7 @@ class StreamTable:
         receiving.count(fresh)
         if fresh and receiving.has_shrunk():
             self.return_credit(0)
-            for stream in self._open.values():
+            for stream in self.large:
                 stream.grant(self.shared.now)
 
     def return_credit(self, count: int) -> None:

@@ -163,7 +163,7 @@ def test_the_window_of_a_session_holds_the_sender() -> None:
     late = client.session.streams.open()
     for each in opened[1:]:
         each.write(bytes(INITIAL_WINDOW))
-    opened[0].write(bytes(INITIAL_WINDOW - 2))
+    opened[0].write(bytes(INITIAL_WINDOW - 1))
     assert late.room == 1
     opened[0].write(b"x")
     assert late.room == 0

@@ -64,22 +64,33 @@ def test_the_credit_may_be_used_up_and_not_exceeded() -> None:
 @pytest.mark.parametrize(("back", "granted"), [(1, False), (QUARTER - 1, False), (QUARTER, True), (SESSION_WINDOW, True)])
 def test_credit_is_granted_by_the_quarter(back: int, granted: bool) -> None:
     window = ReceiveWindow()
-    window.count(back)
+    window.count(SESSION_WINDOW)
     assert window.give_back(back) is granted
     assert window.limit == SESSION_WINDOW + (back if granted else 0)
-    assert window.held == 0
+    assert window.held == SESSION_WINDOW - back
 
 
 @pytest.mark.parametrize("free", [4, 1_000, QUARTER])
-def test_where_little_is_free_credit_is_granted_by_the_quarter_of_that(free: int) -> None:
+def test_where_large_windows_leave_little_credit_is_granted_by_the_quarter_of_that(free: int) -> None:
     window = ReceiveWindow()
-    window.count(SESSION_WINDOW - free)
-    step = max(1, free // 100)
-    taken = step
-    while not window.give_back(step):
-        taken += step
-    assert taken - step <= (free + taken) // 4 <= taken
-    assert window.limit == SESSION_WINDOW + taken
+    window.count(SESSION_WINDOW)
+    window.large = SESSION_WINDOW - free
+    assert not window.give_back(free // 4 - 1)
+    assert window.give_back(1)
+    assert window.limit == SESSION_WINDOW + free // 4
+
+
+def test_what_large_windows_leave_shrinks_by_a_third_at_a_time() -> None:
+    window = ReceiveWindow()
+    window.large = SESSION_WINDOW // 3
+    assert not window.has_shrunk()
+    window.large += 2
+    assert window.has_shrunk()
+    assert not window.has_shrunk()
+    window.large = 0
+    window.give_back(0)
+    window.large = SESSION_WINDOW // 2
+    assert window.has_shrunk()
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, SESSION_WINDOW)), max_size=60))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from stream_ends import NOW, SIZE, End, Frame, Shot, data, reset_at
+from stream_ends import NOW, End, Frame, Shot, data, reset_at
 
 from tcsplitter._core import CREDIT, RESET, STREAM, STREAM_CREDIT
 from tcsplitter.credit import (
@@ -362,7 +362,7 @@ def test_a_reader_that_stopped_gets_no_more_than_it_took(steps: int) -> None:
     drain(reader, NOW, NOW + 0.1, NOW + 0.2)
     window = reader.stream.credit_limit - reader.stream.incoming.highest
     reader.receive(window)
-    share = min(window, reader.end.shared.receiving.free // 2) // 4  # of what the session has left, where that is less
+    share = min(window, reader.end.shared.receiving.free // 2) // 4
     for _ in range(steps):
         reader.stream.consume((share - 1) // steps, NOW + 0.3)
     assert reader.granted() == []
@@ -415,13 +415,8 @@ def test_all_streams_go_on_when_the_session_is_granted_more() -> None:
         (INITIAL_WINDOW, SESSION_WINDOW, INITIAL_WINDOW, 0),
         (2**40, SESSION_WINDOW, 0, MAX_UNSENT),
         (2**40, SESSION_WINDOW, MAX_UNSENT - 1, 1),
-        (2**40, 2 * MAX_UNSENT, 0, MAX_UNSENT),
-        (2**40, 2 * MAX_UNSENT - 2, 0, SIZE),
-        (2**40, 5_000, 0, SIZE),
-        (2**40, 5_000, 1_000, SIZE),
-        (2**40, 5_000, 1_501, 0),
-        (2**40, 1_000, 0, 500),
-        (2**40, 1_000, 300, 0),
+        (2**40, 5_000, 0, 5_000),
+        (2**40, 5_000, 4_000, 1_000),
         (2**40, 0, 0, 0),
     ],
 )
