@@ -209,9 +209,9 @@ class ClientEnd:
     # Sockets of carriers that were given up in this wake are closed at its end: until then they may report something.
 
     def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
+        self._leave_ended_session(now)
         if carrier.closed:
             return
-        self._leave_ended_session(now)
         attempt = self._attempts.get(carrier)
         if attempt is None:
             self._failing_since = inf
@@ -474,6 +474,7 @@ class ClientEnd:
         for carrier in self._dialling.too_slow(self.session.recovery.rtt, now):
             self._reset(carrier)
         if not self.session.id and (self._trouble or now - self._started_at > ASK_OFTEN_SECONDS):
+            self._dialling.put_off()
             return
         for carrier in self._dialling.due(self.session, self._waiting, now):
             self.outbox.actions.append((Op.DIAL, carrier, b""))

@@ -88,6 +88,11 @@ class Dialling:
                 dialled.append(carrier)
         return dialled
 
+    def put_off(self) -> None:
+        """Nothing is to be dialled until `due` is asked again."""
+        for pool in self._pools.values():
+            pool.put_off()
+
     def deadline(self, rtt: float, now: float) -> float:
         """When `due` or `too_slow` may say something new though nothing happened."""
         by = inf

@@ -127,6 +127,10 @@ class Pool:
         self._short = due < all_missing
         return due
 
+    def put_off(self) -> None:
+        """Nothing is to be dialled for now, whatever is missing."""
+        self._short = self._again = False
+
     def _young(self, rtt: float, now: float) -> int:
         """Dials under way that are not slow yet. Dials are kept in the order in which they began."""
         slow = now - max(SLOW_RTTS * rtt, SLOW_SECONDS)

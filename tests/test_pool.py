@@ -502,3 +502,13 @@ def test_a_dial_after_a_failure_that_ends_within_the_call_lets_the_others_begin(
     pool.connected(carrier)
     assert pool.deadline(RTT, now) == -inf
     assert pool.dials_due(1, 1, 0, RTT, now) > 1
+
+
+def test_a_pool_that_is_put_off_asks_for_nothing_though_a_dial_ends() -> None:
+    pool = make(conns=MAX_DIALING + 76)
+    assert pool.dials_due(0, 0, 0, RTT, NOW) == MAX_DIALING
+    carriers = dial(pool, MAX_DIALING)
+    pool.connected(carriers[0])
+    pool.put_off()
+    pool.connected(carriers[1])
+    assert pool.deadline(RTT, NOW) > NOW
