@@ -1,3 +1,6 @@
+from tcsplitter.credit cimport SendWindow
+
+
 cdef class Chunk:
     cdef public object source
     cdef public long long offset
@@ -5,3 +8,14 @@ cdef class Chunk:
     cdef public bint acked, fin
 
     cpdef write(self, writer)
+
+
+cdef class LostChunks:
+    cdef readonly list waiting
+    cdef SendWindow _sending
+
+    cpdef add(self, Chunk chunk)
+    cpdef Chunk take_first(self)
+    cpdef remove(self, Chunk chunk)
+    cpdef list take_below(self, long long offset)
+    cpdef clear(self)

@@ -1,14 +1,20 @@
+cdef class ReceiveWindow
+
+
 cdef class StreamWindow:
     cdef public long long limit
-    cdef long long _size
+    cdef ReceiveWindow _receiving
+    cdef long long _returned, _size, _unread
     cdef double _began_at
     cdef bint _gap
 
     cpdef begin(self, double now)
     cpdef expect(self, long long highest, double now)
+    cpdef came(self, long long fresh)
+    cpdef long long returned(self, long long offset)
     cpdef note_gap(self, long long highest)
     cpdef bint grow_behind_gap(self, long long read_offset, double now)
-    cpdef bint consumed(self, long long read_offset, long long free, double soon, double now)
+    cpdef bint consumed(self, long long read_offset, double soon, double now)
     cdef _grant(self, long long read_offset, long long growth, double now)
 
 

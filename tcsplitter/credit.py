@@ -34,9 +34,9 @@ class StreamWindow:
     has used such a share behind a gap, which lasts for many RTTs, and the reader has taken all that came before the gap.
     """
 
-    __slots__ = ("_began_at", "_gap", "_size", "limit")
+    __slots__ = ("_began_at", "_gap", "_receiving", "_returned", "_size", "_unread", "limit")
 
-    def __init__(self) -> None:
+    def __init__(self, receiving: ReceiveWindow) -> None:
         self.limit = INITIAL_WINDOW
         """Offset up to which the other end may send."""
         self._size = INITIAL_WINDOW
@@ -44,6 +44,11 @@ class StreamWindow:
         """When the other end began to use it."""
         self._gap = False
         """A share of it was used behind a gap."""
+        self._receiving = receiving
+        self._unread = 0
+        """Bytes received and not consumed."""
+        self._returned = 0
+        """All below this offset was consumed, or dropped."""
 
     def begin(self, now: float) -> None:
         """What is consumed from here on counts for its growth."""
@@ -53,6 +58,21 @@ class StreamWindow:
         """More data comes, beyond what reached up to `highest`."""
         if highest <= self.limit - self._size:
             self.begin(now)
+
+    def came(self, fresh: int) -> None:
+        """So many bytes more were received, or may not come any more."""
+        self._unread += fresh
+        if self.large:
+            self._receiving.large += fresh
+
+    def returned(self, offset: int) -> int:
+        """All below this offset was consumed, or dropped: how many bytes those are that were not before."""
+        count = max(0, offset - self._returned)
+        self._returned += count
+        self._unread -= count
+        if self.large:
+            self._receiving.large -= count
+        return count
 
     def note_gap(self, highest: int) -> None:
         """There is a gap before what reaches up to `highest`."""
@@ -70,18 +90,20 @@ class StreamWindow:
         """It has grown."""
         return self._size > INITIAL_WINDOW
 
-    def consumed(self, read_offset: int, free: int, soon: float, now: float) -> bool:
-        """The reader has taken all before this offset; `free`: as ReceiveWindow has it, `soon`: seconds. Whether more was
-        granted."""
+    def consumed(self, read_offset: int, soon: float, now: float) -> bool:
+        """The reader has taken all before this offset; `soon`: seconds. Whether more was granted."""
         used = read_offset + self._size - self.limit
-        if used < max(INITIAL_WINDOW, min(self._size, free // 2)) // WINDOW_SHARE:
+        if used < max(INITIAL_WINDOW, min(self._size, self._receiving.free // 2)) // WINDOW_SHARE:
             return False
         grows = used >= self._size // WINDOW_SHARE and now - self._began_at < soon
         self._grant(read_offset, FAST_GROWTH if grows else 1, now)
         return True
 
     def _grant(self, read_offset: int, growth: int, now: float) -> None:
+        was_large = self.large
         self._size = min(growth * self._size, MAX_WINDOW)
+        if self.large and not was_large:
+            self._receiving.large += self._unread
         self._gap = False
         self.limit = read_offset + self._size
         self.begin(now)

@@ -1,5 +1,5 @@
 from tcsplitter._core cimport RecvBuffer, SendBuffer
-from tcsplitter.chunks cimport Chunk
+from tcsplitter.chunks cimport Chunk, LostChunks
 from tcsplitter.credit cimport StreamWindow
 from tcsplitter.shared cimport Shared
 
@@ -11,11 +11,11 @@ cdef class Stream:
     cdef public RecvBuffer incoming
     cdef object _forwarding, _host
     cdef Shared _shared
-    cdef long long _gate, _passed, _pending_chunks, _proved, _returned, _send_limit, _sent, _whole
+    cdef long long _gate, _passed, _pending_chunks, _proved, _send_limit, _sent, _whole
     cdef SendBuffer _unsent
-    cdef list _resend
+    cdef LostChunks _lost
     cdef StreamWindow _window
-    cdef bint _fin_cut, _finishing, _large, _opened, _reset_acked, _reset_came, _stopped
+    cdef bint _fin_cut, _finishing, _opened, _reset_acked, _reset_came, _stopped
 
     cpdef write(self, bytes data)
     cpdef list peek(self, Py_ssize_t limit)
@@ -29,8 +29,6 @@ cdef class Stream:
     cdef Chunk _cut_new(self, Py_ssize_t limit)
     cpdef chunk_acked(self, Chunk chunk)
     cpdef bint chunk_lost(self, Chunk chunk)
-    cdef _send_again(self, Chunk chunk)
-    cdef _send_no_more(self, Chunk chunk)
     cdef _give_up(self, Chunk chunk)
     cpdef bint raise_send_limit(self, long long limit)
     cpdef receive(self, long long offset, data, bint fin)

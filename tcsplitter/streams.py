@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tcsplitter._core import MAX_VARINT, RecvBuffer, SendBuffer
-from tcsplitter.chunks import Chunk, Control
+from tcsplitter.chunks import Chunk, Control, LostChunks
 from tcsplitter.credit import GROWTH_RTTS, GROWTH_SECONDS, INITIAL_WINDOW, PACED_SECONDS, StreamWindow
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.playout import Forwarding
 
 if TYPE_CHECKING:
-    from tcsplitter.options import Retries
     from tcsplitter.shared import Shared
 
 MANY_UNSENT = 4 * 1024 * 1024
@@ -39,15 +37,6 @@ class Host(Protocol):
     def forget_if_done(self, stream: Stream) -> None: ...
 
 
-def _may_lose(retries: Retries) -> bool:
-    """Whether data may be missing in what the other end gets."""
-    return not retries.resend or retries.skip >= 0
-
-
-def _end(chunk: Chunk) -> int:
-    return chunk.end
-
-
 class Stream:
     """Both directions of one stream.
 
@@ -65,8 +54,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_fin_cut", "_finishing", "_forwarding", "_gate", "_host", "_large", "_opened", "_passed",
-        "_pending_chunks", "_proved", "_resend", "_reset_acked", "_reset_came", "_returned", "_send_limit", "_sent",
+        "_fin_cut", "_finishing", "_forwarding", "_gate", "_host", "_lost", "_opened", "_passed",
+        "_pending_chunks", "_proved", "_reset_acked", "_reset_came", "_send_limit", "_sent",
         "_shared", "_stopped", "_unsent", "_whole", "_window", "app", "beat_at", "deficit", "id", "incoming", "queue",
         "reset_code", "sent_reset", "unacknowledged",
     )  # fmt: skip
@@ -96,12 +85,13 @@ class Stream:
         self._forwarding: Forwarding | None = None
         """Where what is in order is not forwarded at once."""
         handling = host.shared.handling
-        self._whole = handling.size if _may_lose(handling.retries) and handling.size <= MAX_WHOLE else 0
+        may_lose = not handling.retries.resend or handling.retries.skip >= 0
+        self._whole = handling.size if may_lose and handling.size <= MAX_WHOLE else 0
         """Where payloads may be lost they are not cut further by windows and company: their size, 0 elsewhere."""
         self._stopped = False
         """There was no room when this was asked last, so nothing is read from the local program."""
         self._unsent = SendBuffer()
-        self._resend: list[Chunk] = []
+        self._lost = LostChunks(host.shared.sending)
         self._pending_chunks = 0
         self._opened = opened
         self._finishing = False
@@ -111,12 +101,9 @@ class Stream:
         self._send_limit = INITIAL_WINDOW
         self._proved = 0
         """What was sent when it was raised last: until then the reader read."""
-        self._window = StreamWindow()
-        self._large = False
-        """The window has grown, so what is unread counts as that of a large one."""
+        self._window = StreamWindow(host.shared.receiving)
         self._sent = 0
         """Bytes sent when the stream was reset."""
-        self._returned = 0
         self.set_attempts()
 
     # ------------------------------------------------------------------ the local side: sending
@@ -214,17 +201,15 @@ class Stream:
 
     def grant(self, now: float) -> None:
         """Grant more if the local program has taken enough for that."""
-        incoming, free = self.incoming, self._shared.receiving.free
-        if incoming.final_size < 0 and self._window.consumed(incoming.read_offset, free, self._soon, now):
+        incoming = self.incoming
+        if incoming.final_size < 0 and self._window.consumed(incoming.read_offset, self._soon, now):
             self._granted()
 
     def _granted(self) -> None:
         """The window was moved on, and may have grown."""
         self._host.queue_control(Control.STREAM_CREDIT, self)
-        if not self._large and self._window.large:
-            self._large = True
+        if self._window.large:
             self._host.large[self] = None
-            self._shared.receiving.large += self.incoming.highest - self._returned
 
     @property
     def _soon(self) -> float:
@@ -290,7 +275,7 @@ class Stream:
     @property
     def wants_to_send(self) -> bool:
         """Whether `cut` has something to give, as far as this stream's own window goes."""
-        if self._resend or not self._opened:
+        if self._lost.waiting or not self._opened:
             return True
         if self.sent_reset is not None or self._fin_cut:
             return False
@@ -318,25 +303,25 @@ class Stream:
     @property
     def needs_room(self) -> bool:
         """The next chunk is one that is not cut anew, or as a whole: it may need a payload of its own."""
-        return bool(self._resend or self._whole)
+        return bool(self._lost.waiting or self._whole)
 
     @property
     def has_lost(self) -> bool:
         """A chunk waits to be sent again."""
-        return bool(self._resend)
+        return bool(self._lost.waiting)
 
     def cut(self, limit: int) -> Chunk | None:
         """The next chunk of at most `limit` bytes: a lost one first; None if windows or want of data forbid any."""
-        if self._resend:
-            return self.cut_lost(limit) or (None if self._resend else self._cut_new(limit))
+        if self._lost.waiting:
+            return self.cut_lost(limit) or (None if self._lost.waiting else self._cut_new(limit))
         return self._cut_new(limit)
 
     def cut_lost(self, limit: int) -> Chunk | None:
         """The next chunk that has to be sent again, if it has at most `limit` bytes or could not have fewer."""
-        if not self._resend or len(self._resend[0].data) > limit != self._shared.size.bytes:
+        waiting = self._lost.waiting
+        if not waiting or len(waiting[0].data) > limit != self._shared.size.bytes:
             return None
-        chunk = self._resend.pop(0)
-        self._shared.sending.lost_chunks -= 1
+        chunk = self._lost.take_first()
         self._shared.counters.payloads_resent += chunk.size > 0
         return chunk
 
@@ -368,8 +353,8 @@ class Stream:
     def chunk_acked(self, chunk: Chunk) -> None:
         if not chunk.acked:
             chunk.acked = True
-            if self._resend:
-                self._send_no_more(chunk)
+            if self._lost.waiting:
+                self._lost.remove(chunk)
             self._pending_chunks -= 1
             self.unacknowledged -= len(chunk.data)
             if self._fin_cut and not self._pending_chunks:
@@ -389,28 +374,14 @@ class Stream:
             else:
                 self._give_up(chunk)
         else:
-            self._send_again(chunk)
+            self._lost.add(chunk)
         return self.has_lost
-
-    def _send_again(self, chunk: Chunk) -> None:
-        insort(self._resend, chunk, key=_end)
-        self._shared.sending.lost_chunks += 1
-
-    def _send_no_more(self, chunk: Chunk) -> None:
-        """It arrived after all, if it was to be sent again."""
-        at = bisect_left(self._resend, chunk.end, key=_end)
-        while at < len(self._resend) and self._resend[at].end == chunk.end:
-            if self._resend[at] is chunk:
-                del self._resend[at]
-                self._shared.sending.lost_chunks -= 1
-                return
-            at += 1
 
     def _give_up(self, chunk: Chunk) -> None:
         """The data is not sent again. If the other end may not know how far the stream goes, a chunk without data says so."""
         if chunk.fin or chunk.end > self._passed:
             self._pending_chunks += 1
-            self._send_again(Chunk(self, chunk.end, b"", chunk.fin))
+            self._lost.add(Chunk(self, chunk.end, b"", chunk.fin))
         self.chunk_acked(chunk)
 
     def passed_by(self, offset: int) -> None:
@@ -418,10 +389,7 @@ class Stream:
         if offset > self._unsent.offset:
             raise RemoteProtocolError(f"passes by byte {offset} of stream {self.id}, which was not sent yet")
         self._passed = max(self._passed, offset)
-        count = bisect_right(self._resend, offset, key=_end)
-        passed, self._resend[:count] = self._resend[:count], []
-        self._shared.sending.lost_chunks -= count
-        for chunk in passed:
+        for chunk in self._lost.take_below(offset):
             self._shared.counters.payloads_given_up += chunk.size > 0
             self._give_up(chunk)
 
@@ -506,8 +474,7 @@ class Stream:
         if dropped:
             self._shared.let_go()
         self._shared.tock.release(self)
-        self._shared.sending.lost_chunks -= len(self._resend)
-        self._resend.clear()
+        self._lost.clear()
         self._opened = True
 
     def _drop_incoming(self, end: int) -> None:
@@ -521,15 +488,11 @@ class Stream:
 
     def _give_back(self, offset: int) -> None:
         """Return to the session's credit all bytes below `offset`."""
-        count = offset - self._returned
-        if count > 0:
-            self._returned = offset
-            if self._large:
-                self._shared.receiving.large -= count
+        count = self._window.returned(offset)
+        if count:
             self._host.return_credit(count)
 
     def _count_received(self, fresh: int, pieces: int) -> None:
         """Account for new bytes and pieces."""
-        if self._large:
-            self._shared.receiving.large += fresh
+        self._window.came(fresh)
         self._host.count_received(fresh, pieces)
