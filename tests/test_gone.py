@@ -8,7 +8,7 @@ import pytest
 from session_pair import CLIENT, SERVER, Pair
 from simulator import Line, Network, Plan
 
-from tcsplitter.carrier import Carrier
+from tcsplitter.carrier import Carrier, Op
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.modes import Kind
 from tcsplitter.sending import MAX_GONE
@@ -95,3 +95,14 @@ def seconds_to_download(seed: int, tells: bool) -> float:
 def test_what_froze_does_not_fill_the_pool() -> None:
     told, untold = (sum(seconds_to_download(seed, tells) for seed in range(1, 7)) for tells in (True, False))
     assert told < 0.8 * untold, f"{told:.1f} s, without a word {untold:.1f} s"
+
+
+def test_what_is_read_on_a_carrier_that_was_dropped_in_the_same_wake_counts_nowhere() -> None:
+    pair = Pair()
+    pair.open()
+    session = pair.client
+    carrier = next(iter(session.carriers.all))
+    session.carriers.drop(carrier, Op.RESET)
+    header = bytes(2) + (10_000).to_bytes(3, "big") + (999).to_bytes(8, "big")
+    session.receive(carrier, header + bytes(5_000), pair.now)
+    assert (session.carriers.partial, session.held) == (0, 0)
