@@ -57,10 +57,13 @@ class _Client(Program):
 
     def tend(self, now: float) -> None:
         """Dial, and whatever else can wait; who is connected at once greets at once."""
-        self.end.tend(now)
-        self._act(now)
-        self.end.session.greet()
-        self._act(now)
+        end = self.end
+        end.tend(now)
+        if end.outbox.actions:
+            self._act(now)
+        end.session.greet()
+        if end.outbox.actions:
+            self._act(now)
 
     def settled(self, _now: float) -> None:
         """Stop if the server end refused for good."""

@@ -220,7 +220,8 @@ class TcpEndpoint(Watched):
         """Serve the socket."""
         if events & EVENT_READ and not self._joint.read(now):
             self._broke()
-        self.update(now)
+        if events & EVENT_WRITE or not (self.events & EVENT_READ and self._joint.reads):  # else nothing changes
+            self.update(now)
 
     def update(self, now: float) -> None:
         """Do what the stream's state asks for."""

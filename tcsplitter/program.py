@@ -74,7 +74,6 @@ class Program:
         self.end: RunnableEnd
         self.carriers: Carriers
         self._listeners: list[Listener] = []
-        self._deadline = reactor.timer(_nothing)
         self._drained = reactor.timer(self._finish)
         self._left = reactor.timer(self._leave)
         reactor.before_sleep = self._settle
@@ -84,7 +83,7 @@ class Program:
         self.end = end
         self.carriers = Carriers(self.reactor, end, dialler)
         self.reactor.on_jump = end.clock_jumped
-        self._deadline.at(self.reactor.now)
+        self.reactor.wake_by = self.reactor.now
 
     def run(self) -> int:
         """Serve until stopped; returns the exit code."""
@@ -139,41 +138,55 @@ class Program:
         self.stop_accepting()
         self._drained.at(now if self.end.idle else now + DRAIN_SECONDS)
 
-    def _settle(self, now: float) -> None:
-        end, outbox = self.end, self.end.outbox
+    def _settle(self, now: float) -> float:
+        """The end of a wake: let the protocol say what is next, and do it. Returns when it has to be asked again."""
+        deadline = now
         for _ in range(SETTLE_ROUNDS):
-            news = outbox.take_news()
-            for member in news:
-                if member.app is not None:
-                    member.app.update(now)
-                elif isinstance(member, Flow):
-                    if not member.closed:
-                        self.open_flow(member, now)
-                elif member.reset_code is None and member.sent_reset is None:
-                    self.open_stream(member, now)
-            end.flush(now)
-            self._act(now)
-            self.tend(now)
-            deadline = end.deadline()
-            if deadline != -inf and not (outbox.news or outbox.actions):
-                self._deadline.at(deadline)
+            by = self._ask_protocol(now)
+            if by is not None:
+                deadline = by
                 break
-        else:
-            self._deadline.at(now)
-        for note in outbox.take_notes():
-            if note.key:
-                self.log.log(note.level, note.key, note.text, now)
-            else:
-                self.logger.log(note.level, note.text)
+        if self.end.outbox.notes:
+            self._tell_user(now)
         self.carriers.settle(now)
         if self.draining:
             self._drain(now)
         self.settled(now)
+        return deadline
+
+    def _ask_protocol(self, now: float) -> float | None:
+        """One round; None if there has to be another one at once."""
+        end, outbox = self.end, self.end.outbox
+        if outbox.news:
+            self._pass_news(now)
+        end.flush(now)
+        if outbox.actions:
+            self._act(now)
+        self.tend(now)
+        deadline = end.deadline()
+        return None if deadline == -inf or outbox.news or outbox.actions else deadline
+
+    def _pass_news(self, now: float) -> None:
+        """Let the local side look at the streams and flows whose state changed."""
+        for member in self.end.outbox.take_news():
+            if member.app is not None:
+                member.app.update(now)
+            elif isinstance(member, Flow):
+                if not member.closed:
+                    self.open_flow(member, now)
+            elif member.reset_code is None and member.sent_reset is None:
+                self.open_stream(member, now)
+
+    def _tell_user(self, now: float) -> None:
+        for note in self.end.outbox.take_notes():
+            if note.key:
+                self.log.log(note.level, note.key, note.text, now)
+            else:
+                self.logger.log(note.level, note.text)
 
     def _act(self, now: float) -> None:
         """Do what the protocol has asked for so far."""
-        if self.end.outbox.actions:
-            self.carriers.execute(self.end.outbox.take_actions(), now)
+        self.carriers.execute(self.end.outbox.take_actions(), now)
 
     @property
     def _asked_level(self) -> int:
@@ -239,7 +252,3 @@ def raise_descriptor_limit(wanted: int, least: int, log: logging.Logger) -> int:
     if max(soft, limit) < least:
         log.warning("only %d files may be open and %d may be needed; raise the hard limit (ulimit -Hn)", limit, least)
     return max(soft, limit)
-
-
-def _nothing(_now: float) -> None:
-    """The end is flushed at the end of every wake; this timer only ends the wait."""

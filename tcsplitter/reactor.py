@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from heapq import heapify, heappop, heappush
 from math import ceil, inf
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
@@ -28,6 +29,8 @@ _DEAD_TIMERS = 64  # dead heap entries that are not worth a clean-up
 _LAST_STRETCH = 0.01  # seconds; more than rounding and timer slack, a thousandth of the wait, may add to the wait before it
 _MOST_OF_SELECT = 1024  # select() takes no descriptor from this number on
 _ASKED = (0, select.EPOLLIN, select.EPOLLOUT, select.EPOLLIN | select.EPOLLOUT)  # by EVENT_READ and EVENT_WRITE
+_BOTH = EVENT_READ | EVENT_WRITE
+_TOLD = {select.EPOLLIN: EVENT_READ, select.EPOLLOUT: EVENT_WRITE}  # by what epoll says; all else is both, as on an error
 
 
 class Source(Protocol):
@@ -130,23 +133,25 @@ class Timer:
         self.at(inf)
 
 
-def boot_time() -> float:
-    """Seconds since boot, sleep of the machine included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""Seconds since boot, sleep of the machine included."""
 
 
 class Reactor:
     """One thread's event loop.
 
-    `before_sleep(now)` runs at the end of every wake. `on_jump(now)` runs first in a wake that came more than JUMP seconds
-    later than asked for. `fine`: waits honour fractions of a millisecond, for a system call more in some wakes.
+    `before_sleep(now)` runs at the end of every wake, and returns when it is to run again at the latest. `on_jump(now)` runs
+    first in a wake that came more than JUMP seconds later than asked for. `fine`: waits honour fractions of a millisecond, for a
+    system call more in some wakes.
     """
 
     def __init__(self, clock: Callable[[], float] = boot_time, fine: bool = False) -> None:
         self.clock = clock
         self.now = clock()
         """The clock reading of this wake."""
-        self.before_sleep: Callable[[float], None] = _nothing
+        self.before_sleep: Callable[[float], float] = _never
+        self.wake_by = inf
+        """When the next wake is due at the latest: what `before_sleep` returned last. No timer, as each wake moves it."""
         self.on_jump: Callable[[float], None] = _nothing
         self.stopped = False
         self.crowded = False
@@ -215,7 +220,7 @@ class Reactor:
                 source.on_ready(events, now)
         if self._timers and self._timers[0][0] <= now:
             self._fire(now)
-        self.before_sleep(now)
+        self.wake_by = self.before_sleep(now)
         if self._closing:
             self._close_all()
 
@@ -228,9 +233,13 @@ class Reactor:
     def _time_to_sleep(self) -> float:
         if self.stopped:
             return 0.0
-        if not self._timers:
+        by = self.wake_by
+        if self._timers and self._timers[0][0] < by:
+            by = self._timers[0][0]
+        if by == inf:
             return _MAX_SLEEP
-        return min(max(self._timers[0][0] - self.clock(), 0.0), _MAX_SLEEP)
+        wait = by - self.clock()
+        return 0.0 if wait < 0.0 else wait if wait < _MAX_SLEEP else _MAX_SLEEP
 
     def _arm(self, timer: Timer, when: float) -> int:
         if timer.when != inf:
@@ -307,10 +316,7 @@ class _Poller(BaseSelector):
         for fd, event in self._epoll.poll(wait, max(len(keys), 1)):
             key = keys.get(fd)
             if key is not None:
-                events = EVENT_READ if event & ~select.EPOLLOUT else 0
-                if event & ~select.EPOLLIN:
-                    events |= EVENT_WRITE
-                ready.append((key, events & key.events))
+                ready.append((key, _TOLD.get(event, _BOTH) & key.events))
         return ready
 
     def close(self) -> None:
@@ -384,6 +390,11 @@ class _Waker:
 
 def _nothing(_now: float) -> None:
     """The hook that nobody set."""
+
+
+def _never(_now: float) -> float:
+    """The same for `before_sleep`."""
+    return inf
 
 
 def _leave_to_wakeup_fd(_number: int, _frame: FrameType | None) -> None:

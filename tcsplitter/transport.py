@@ -191,7 +191,8 @@ class Carriers:
 
     def settle(self, now: float) -> None:
         """End of a wake: look at the protocol's caps; read again what was paused, if there is room."""
-        self._check_caps()
+        self._reading_paused = self.end.reading_paused
+        self._read_since_check = 0
         if self._paused and not self._reading_paused:
             self._resume(now)
 
@@ -213,11 +214,8 @@ class Carriers:
         """The protocol was given `size` bytes."""
         self._read_since_check += size
         if self._read_since_check >= CAP_CHECK:
-            self._check_caps()
-
-    def _check_caps(self) -> None:
-        self._reading_paused = self.end.reading_paused
-        self._read_since_check = 0
+            self._reading_paused = self.end.reading_paused
+            self._read_since_check = 0
 
     def _resume(self, now: float) -> None:
         for conn in [conn for conn in self._paused if self.may_read(conn.carrier)]:

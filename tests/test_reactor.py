@@ -294,12 +294,33 @@ def test_deferred_closes_come_last_in_the_wake(reactor: Reactor) -> None:
         open_at.append(("served", inner.fileno() >= 0))
 
     Listening(reactor, inner.fileno(), close)
-    reactor.before_sleep = lambda _now: open_at.append(("before sleep", inner.fileno() >= 0))
+
+    def before_sleep(_now: float) -> float:
+        open_at.append(("before sleep", inner.fileno() >= 0))
+        return inf
+
+    reactor.before_sleep = before_sleep
     with outer:
         outer.send(b"x")
         reactor.wake()
     assert open_at == [("served", True), ("before sleep", True)]
     assert inner.fileno() == -1
+
+
+@pytest.mark.parametrize("sooner", ["the hook", "a timer"])
+def test_it_wakes_when_the_hook_asked_for_that_or_a_timer_is_due(reactor: Reactor, sooner: str) -> None:
+    """Whichever comes first; what the hook said before that counts no more."""
+    hook, timer = (0.02, 0.2) if sooner == "the hook" else (0.2, 0.02)
+    fired: list[float] = []
+    began = reactor.clock()
+    asked = iter([began + 0.01, began + hook, inf])
+    reactor.before_sleep = lambda _now: next(asked)
+    reactor.timer(fired.append).at(began + timer)
+    reactor.wake_by = began
+    for due in (0.0, 0.01, 0.02):
+        reactor.wake()
+        assert due <= reactor.now - began < due + 0.1
+    assert bool(fired) == (sooner == "a timer")
 
 
 def test_what_a_call_closes_is_closed_without_another_wake(reactor: Reactor) -> None:
