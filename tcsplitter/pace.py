@@ -48,11 +48,6 @@ class Tock:
         """What came in this wake."""
         self._bytes = 0
 
-    @property
-    def opens_at(self) -> float:
-        """When `run` has to be called, after it was called for all that came."""
-        return self._held[0].opens_at if self._held else inf
-
     def wrote(self, source: Gated, count: int) -> None:
         """So many bytes more wait behind the gate of `source`; `run` follows in this wake. Full payloads go at once."""
         self._fresh.append(_Held(source, count))
@@ -66,8 +61,12 @@ class Tock:
         for held in self._fresh:
             held.opens_at = now + self.wait
         self._fresh.clear()
-        if now >= self.opens_at:
+        if now >= self.deadline():
             self._let_go(self._bytes)
+
+    def deadline(self) -> float:
+        """When `run` has to be called, after it was called for all that came."""
+        return self._held[0].opens_at if self._held else inf
 
     def release(self, source: Gated) -> None:
         """What waits behind this gate waits no more: nothing will follow it, or it was dropped."""
@@ -96,7 +95,7 @@ class Beating(Protocol):
 
 
 class Beats:
-    """The timers of streams and flows, one each."""
+    """Timers of many, one each: of the streams and flows of a session, or of the sessions of a server."""
 
     __slots__ = ("_armed", "_heap", "_serial")
 
@@ -136,5 +135,7 @@ class Beats:
         heapify(self._heap)
 
     def deadline(self) -> float:
-        """When `run` has to be called next; what was moved meanwhile may make it too early."""
+        """When `run` has to be called next."""
+        while self._heap and self._heap[0][2].beat_at != self._heap[0][0]:
+            heappop(self._heap)
         return self._heap[0][0] if self._heap else inf

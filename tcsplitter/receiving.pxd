@@ -2,6 +2,7 @@ from tcsplitter._core cimport ReplayWindow
 from tcsplitter.acks cimport Acks
 from tcsplitter.carrier cimport Carrier, CarrierSet, PeerCarriers
 from tcsplitter.keyring cimport Epoch, Keyring
+from tcsplitter.rebuild cimport Rebuilder
 from tcsplitter.recovery cimport Recovery
 from tcsplitter.sending cimport Sender
 from tcsplitter.shared cimport Shared
@@ -12,7 +13,7 @@ from tcsplitter.table cimport StreamTable
 cdef class Receiver:
     cdef public double data_at, heard_at
     cdef public bint suspect
-    cdef public object rebuilder
+    cdef public Rebuilder rebuilder
     cdef CarrierSet _carriers
     cdef PeerCarriers _peer
     cdef Recovery _recovery

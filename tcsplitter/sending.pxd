@@ -4,6 +4,7 @@ from tcsplitter.carrier cimport Carrier, CarrierSet
 from tcsplitter.demand cimport Demand
 from tcsplitter.hedging cimport Hedger
 from tcsplitter.keyring cimport Epoch, Keyring
+from tcsplitter.pace cimport Tock
 from tcsplitter.parity cimport Parity, Stripe, Stripes
 from tcsplitter.recovery cimport Recovery
 from tcsplitter.routes cimport Routes
@@ -19,6 +20,7 @@ cdef class Sender:
     cdef public long long next_number
     cdef object _config, _counters, _writer
     cdef Stripes _stripes
+    cdef Tock _tock
     cdef list _actions
     cdef int _reserve, _parity
     cdef long long _most

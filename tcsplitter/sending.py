@@ -68,6 +68,7 @@ class Sender:
         self._streams = streams
         self._shared: Shared = streams.shared
         self._counters = streams.shared.counters
+        self._tock = streams.shared.tock
         self._actions = outbox.actions
         self._stripes = Stripes(config.handling, recovery)
         self._demand = Demand(config.client, recovery.congestion, streams)
@@ -104,7 +105,7 @@ class Sender:
         now = self._shared.now
         self._recovery.note_late(now)
         self._hedger.run(now, spare=not self._shared.scheduler)
-        self._shared.tock.run(now)
+        self._tock.run(now)
         if self._streams.has_control and (carrier := self._routes.sync(now)) is not None:
             self._send_data(carrier, payload=False)
         self._send_lost()
@@ -121,7 +122,7 @@ class Sender:
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""
         due = self._carriers.next_due()
-        by = min(due.ack_by if due else inf, self._shared.tock.opens_at, self._routes.deadline())
+        by = min(due.ack_by if due else inf, self._tock.deadline(), self._routes.deadline())
         by = min(by, self._hedger.deadline(), self._stripes.deadline(self._stripe_delay()))
         if self._shared.scheduler and self._routes.yields_until > self._shared.now:
             by = min(by, self._routes.yields_until)

@@ -1,10 +1,13 @@
 from tcsplitter.credit cimport ReceiveWindow, SendWindow
+from tcsplitter.pace cimport Beats, Tock
 from tcsplitter.payload cimport PayloadSize
 from tcsplitter.scheduler cimport Scheduler
 
 
 cdef class Shared:
-    cdef public object beats, counters, handling, tock, touch
+    cdef public object counters, handling, touch
+    cdef public Beats beats
+    cdef public Tock tock
     cdef public dict news
     cdef public long long peer_skip
     cdef public PayloadSize size

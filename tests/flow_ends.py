@@ -83,7 +83,7 @@ class End:
         self._serve(until)
 
     def deadline(self) -> float:
-        return min(self.shared.beats.deadline(), self.table.deadline(), self.shared.tock.opens_at)
+        return min(self.shared.beats.deadline(), self.table.deadline(), self.shared.tock.deadline())
 
     def _serve(self, now: float) -> None:
         self.shared.now = now
