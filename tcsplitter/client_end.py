@@ -30,7 +30,7 @@ from tcsplitter.modes import MODES, PROTOCOLS, Kind, Mode, reserve
 from tcsplitter.noise import NoiseError
 from tcsplitter.outbox import Outbox
 from tcsplitter.pool import Random
-from tcsplitter.session import STOPPED, Session
+from tcsplitter.session import STALL_SECONDS, STOPPED, Session
 from tcsplitter.shared import Handling
 from tcsplitter.stats import counted_line
 from tcsplitter.streams import Stream
@@ -42,10 +42,6 @@ ASK_OFTEN_SECONDS, ASK_MAX_SECONDS = 60.0, 5.0
 MAX_ATTEMPTS = 8
 LOST_SECONDS = 5.0
 """After so long without an answer the user is told that contact is lost."""
-STALL_RTTS, STALL_SECONDS = 3.0, 1.0
-"""Who has waited for the larger of these asks whether the session lives."""
-SUSPECT_RTTS, SUSPECT_SECONDS = 2.0, 0.25
-"""The same after a carrier broke."""
 PING_FIRST, PING_LAST = 2.0, 60.0
 """Pause after which a silent session with streams is pinged, doubled each time."""
 PATIENCE_SECONDS = 30.0
@@ -135,6 +131,8 @@ class ClientEnd:
         self._failing_since = inf
         """Since when every dial has failed."""
         self._stopping = False
+        self._patience = min(config.linger, PATIENCE_SECONDS)
+        """Streams are not given up sooner, whatever else."""
         self._started_at = now
         self.session = self._fresh_session(now)
 
@@ -298,22 +296,6 @@ class ClientEnd:
 
     # -------------------------------------------------------------------------------- handshake
 
-    def _unheard_for(self, now: float) -> float:
-        return now - max(self.session.heard_at, self.session.waiting_since)
-
-    def _asks_from(self, now: float) -> float:
-        """When a handshake is wanted, at the latest: for a session, for fresh keys, or to learn whether the session lives."""
-        session = self.session
-        sealing = session.keys.sealing
-        if sealing is None or sealing.worn(now):
-            return -inf
-        heard, rtt, by = max(session.heard_at, self._reasons_from), session.recovery.rtt, inf
-        if session.suspect:
-            by = heard + max(SUSPECT_RTTS * rtt, SUSPECT_SECONDS)
-        if session.has_work:
-            by = min(by, max(heard, session.waiting_since) + max(STALL_RTTS * rtt, STALL_SECONDS))
-        return by
-
     def _ask(self, now: float) -> None:
         """Start a handshake, beside others that are unanswered."""
         if len(self._attempts) >= MAX_ATTEMPTS:
@@ -382,7 +364,9 @@ class ClientEnd:
                 self.session.close(STOPPED, "the server does not know this session")
                 self._renew_session(now)
             self.session.id = answer.session_id
-        elif self._unheard_for(now) >= STALL_SECONDS or (self.session.suspect and now - self.session.heard_at >= STALL_SECONDS):
+        elif self.session.unheard_for(now) >= STALL_SECONDS or (
+            self.session.suspect and now - self.session.heard_at >= STALL_SECONDS
+        ):
             self.session.distrust_idle(now)
         self.session.trust(now)
         self._instance = answer.instance
@@ -418,7 +402,8 @@ class ClientEnd:
         self._touched.clear()
         if self._stopping or self.failed:
             return
-        self._leave_ended_session(now)
+        if self.session.closed:
+            self._leave_ended_session(now)
         self.session.flush(now)
 
     def _leave_ended_session(self, now: float) -> None:
@@ -434,8 +419,9 @@ class ClientEnd:
         if self._trouble == ONLY_HANDSHAKES and self.session.counters.shots_received:
             self._clear_trouble("contact again")
         self._ping(now)
-        self._give_up_streams(now)
-        if now < self._asks_from(now):
+        if self.session.unheard_for(now) > self._patience:
+            self._give_up_streams(now)
+        if now < self.session.asks_from(self._reasons_from, now):
             self._asking_since = now
         elif now >= self._ask_at:
             self._ask(now)
@@ -445,10 +431,8 @@ class ClientEnd:
 
     def _give_up_streams(self, now: float) -> None:
         session = self.session
-        if not session.streams:
-            return
         limit = self._config.linger if session.id else PATIENCE_SECONDS
-        if now - max(session.heard_at, session.waiting_since) > limit:
+        if session.streams and session.unheard_for(now) > limit:
             self.outbox.note(logging.WARNING, f"no contact for {limit:g} s; open streams that are reset: {len(session.streams)}")
             session.close(STOPPED, "no contact")
             self._renew_session(now)
@@ -487,5 +471,5 @@ class ClientEnd:
             return inf
         session, now = self.session, self.session.now
         by = min(session.deadline(), self._dialling.deadline(session.recovery.rtt, now), self._ping_at)
-        asks_from = self._asks_from(now)
+        asks_from = session.asks_from(self._reasons_from, now)
         return min(by, asks_from if now < asks_from else self._ask_at)

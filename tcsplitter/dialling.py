@@ -25,7 +25,8 @@ class Dialling:
         self, mode: Mode, pools: Mapping[Kind, tuple[int, int]], idle: float, after: float, random: Random, now: float
     ) -> None:
         """`pools`: how many to keep, and the ceiling, by kind; `idle`, `after`: seconds, as Pool has them."""
-        self._mode = mode
+        self._up, self._down = mode.up[0], mode.down[0]
+        """The kinds that each end takes first."""
         self._missing_since = inf
         """Since when the server has lacked idle carriers that this end takes for idle."""
         self._budget = budget = DialBudget(now, len(pools))
@@ -69,20 +70,22 @@ class Dialling:
 
     def due(self, session: Session, waiting: Collection[Carrier], now: float) -> list[Carrier]:
         """New carriers to be dialled; `waiting`: those that are connected and not yet of the session."""
-        rtt, carriers, down = session.recovery.rtt, session.carriers, self._mode.down[0]
-        said_lately = _said_lately(session, now)
-        known = self._known(session, now) if said_lately else len(carriers.idle[down])
-        if said_lately and session.id and self._free_places(known, session, now):
-            known = self._known(session, now)
-        wants = self._wants(session, said_lately)
+        rtt, carriers, peer, up, down = session.recovery.rtt, session.carriers, session.peer, self._up, self._down
+        since = now - session.recovery.give_up_after()
+        said_lately = peer.said_at > since  # it would still say so
+        known = self._known(session, since, now) if said_lately else len(carriers.idle[down])
         dialled: list[Carrier] = []
         for kind, pool in self._pools.items():
             if pool.cut_off and session.heard_at > pool.failed_at:
                 pool.revive(now)
             ready = sum(carrier.kind is kind for carrier in waiting) if waiting else 0
             idle = ready + (known if kind is down else len(carriers.idle[kind]))
-            alive = ready + carriers.alive[kind]
-            for _ in range(pool.dials_due(idle, alive, wants.get(kind, 0), rtt, now)):
+            want = session.want() if kind is up and session.id else 0
+            if kind is down and said_lately:
+                want += peer.want
+            elif kind is RETRY:
+                want = session.shared.sending.lost_chunks
+            for _ in range(pool.dials_due(idle, ready + carriers.alive[kind], want, rtt, now)):
                 carrier = Carrier(kind, now)
                 pool.dialled(carrier, now)
                 dialled.append(carrier)
@@ -100,24 +103,23 @@ class Dialling:
             by = min(by, pool.deadline(rtt, now))
         return by
 
-    def _wants(self, session: Session, said_lately: bool) -> dict[Kind, int]:
-        """Idle carriers that both ends wish to find, of the kinds that each takes first."""
-        mode = self._mode
-        wants = {mode.up[0]: session.want() if session.id else 0}
-        if said_lately:
-            wants[mode.down[0]] = wants.get(mode.down[0], 0) + session.peer.want
-        if RETRY in self._pools:
-            wants[RETRY] = session.shared.sending.lost_chunks
-        return wants
-
-    def _free_places(self, known: int, session: Session, now: float) -> bool:
-        """Carriers that the server should have, and has not for long, froze: they must not hold places in the pool. Whether there
-        were any; `known`: what `_known` says."""
-        kind, carriers = self._mode.down[0], session.carriers
-        if len(carriers.idle[kind]) <= known:
+    def _known(self, session: Session, since: float, now: float) -> int:
+        """Idle carriers of those that the server takes first: no more than it said it has, or will have in a moment. What was
+        greeted before `since` is not on its way any more."""
+        kind, carriers, peer = self._down, session.carriers, session.peer
+        # One that a hello should have told of by the time of the last statement, and did not, is late or dead.
+        since = max(since, peer.said_at - max(TOLD_RTTS * session.recovery.rtt, TOLD_SECONDS))
+        known = peer.held + carriers.on_their_way(kind, since)
+        if known >= len(carriers.idle[kind]):
             self._missing_since = inf
-            return False
-        said_at = session.peer.said_at
+        elif session.id and self._free_places(session, now):
+            known = peer.held + carriers.on_their_way(kind, since)
+        return min(len(carriers.idle[kind]), known)
+
+    def _free_places(self, session: Session, now: float) -> bool:
+        """Carriers that the server should have, and has not for long, froze: they must not hold places in the pool. Whether there
+        were any."""
+        kind, carriers, said_at = self._down, session.carriers, session.peer.said_at
         self._missing_since = min(self._missing_since, said_at)
         if max(self._missing_since, session.data_at) > said_at - session.recovery.give_up_after():
             return False
@@ -126,15 +128,3 @@ class Dialling:
                 session.give_up(carrier, now)
         self._missing_since = inf
         return True
-
-    def _known(self, session: Session, now: float) -> int:
-        """Idle carriers of those that the server takes first: no more than it said it has, or will have in a moment."""
-        kind, carriers, recovery, peer = self._mode.down[0], session.carriers, session.recovery, session.peer
-        # One that a hello should have told of by the time of the last statement, and did not, is late or dead.
-        since = max(now - recovery.give_up_after(), peer.said_at - max(TOLD_RTTS * recovery.rtt, TOLD_SECONDS))
-        return min(len(carriers.idle[kind]), peer.held + carriers.on_their_way(kind, since))
-
-
-def _said_lately(session: Session, now: float) -> bool:
-    """Whether the other end said so lately how many carriers it wants and has that it would still say so."""
-    return session.peer.said_at > now - session.recovery.give_up_after()

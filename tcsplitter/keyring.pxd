@@ -3,6 +3,8 @@ cdef class Epoch:
     cdef public long long number, opened, sealed, volume
     cdef public double expires_at, made_at
 
+    cpdef bint worn(self, double now)
+
 
 cdef class Keyring:
     cdef public Epoch sealing

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 from math import inf
 
 from tcsplitter._core import ShotReader
@@ -33,6 +32,7 @@ from tcsplitter.modes import MODES, PROTOCOLS, Kind, Mode, reserve
 from tcsplitter.newcomers import Newcomer, Newcomers
 from tcsplitter.noise import NoiseError
 from tcsplitter.outbox import Outbox
+from tcsplitter.pace import Beats
 from tcsplitter.pool import Random
 from tcsplitter.session import STOPPED, Session
 from tcsplitter.shared import Handling
@@ -88,9 +88,7 @@ class ServerEnd:
         self._touched: dict[Session, None] = {}
         self._newcomers = Newcomers(random, self.outbox.actions)
         self._provisional: list[_Provisional] = []
-        self._timers: list[tuple[float, int, Session]] = []
-        self._armed: dict[Session, float] = {}
-        self._serial = 0
+        self._timers = Beats()
         self._held: dict[Session, int] = {}
         """Bytes held, of the sessions that hold any."""
         self._total_held = 0
@@ -120,12 +118,14 @@ class ServerEnd:
         if self._total_held > MAX_HELD:
             session.forget_kept()
         held = 0 if session.closed else session.held
-        self._total_held += held - self._held.pop(session, 0)
-        self._over_cap.pop(session, None)
-        if held:
-            self._held[session] = held
+        if held or self._held:
+            self._total_held += held - self._held.pop(session, 0)
+            if held:
+                self._held[session] = held
         if session.over_cap and not session.closed:
             self._over_cap[session] = None
+        elif self._over_cap:
+            self._over_cap.pop(session, None)
 
     def counted(self) -> list[tuple[str, dict[str, int]]]:
         """The counters of each session that had carriers, with the name of its key."""
@@ -310,19 +310,14 @@ class ServerEnd:
 
     def flush(self, now: float) -> None:
         """Serve what is due, then let the sessions send that have reason to."""
-        for newcomer in self._newcomers.close_overdue(now):
-            if not (newcomer.discarding or newcomer.answered):
-                why = "it proved no key in time" if newcomer.received or newcomer.session else "it said nothing"
-                self.outbox.note(logging.WARNING, f"closed a connection from {newcomer.host}: {why}", "silent")
+        if now >= self._newcomers.check_at:
+            self._close_overdue(now)
         while self._provisional and self._provisional[0].expires_at <= now:
             self._withdraw(self._provisional[0])
         if now >= self._sweep_at:
             self._sweep(now)
-        while self._timers and self._timers[0][0] <= now:
-            at, _, session = heappop(self._timers)
-            if self._armed.get(session) == at:
-                del self._armed[session]
-                self._touched[session] = None
+        if now >= self._timers.deadline():
+            self._timers.run(now)
         touched = list(self._touched)
         self._touched.clear()
         for session in touched:
@@ -331,21 +326,20 @@ class ServerEnd:
             if session.closed:
                 self._forget(session)
             else:
-                self._arm(session)
+                self._timers.at(session, session.deadline())
 
-    def _arm(self, session: Session) -> None:
-        """Wake up for the session when it needs it; an earlier wake-up that is armed already may prove idle."""
-        at = session.deadline()
-        if at < self._armed.get(session, inf):
-            self._armed[session] = at
-            self._serial += 1
-            heappush(self._timers, (at, self._serial, session))
+    def _close_overdue(self, now: float) -> None:
+        """Close the newcomers whose time is up; who did not even get an answer is worth a word."""
+        for newcomer in self._newcomers.close_overdue(now):
+            if not (newcomer.discarding or newcomer.answered):
+                why = "it proved no key in time" if newcomer.received or newcomer.session else "it said nothing"
+                self.outbox.note(logging.WARNING, f"closed a connection from {newcomer.host}: {why}", "silent")
 
     def _forget(self, session: Session) -> None:
         if self.sessions.pop(session.id, None) is not None:
             self.outbox.note(logging.INFO, f"session of {session.name} ended: {session.closed}")
             self.outbox.note(logging.DEBUG, counted_line(session.name, session.counters.as_dict()))
-        self._armed.pop(session, None)
+        self._timers.at(session, inf)
 
     def _sweep(self, now: float) -> None:
         """End the sessions whose client was not heard of for too long."""
@@ -360,7 +354,7 @@ class ServerEnd:
         """When `flush` must be called again at the latest."""
         if self._touched:
             return -inf
-        by = min(self._newcomers.check_at, self._timers[0][0] if self._timers else inf)
+        by = min(self._newcomers.check_at, self._timers.deadline())
         if self._provisional:
             by = min(by, self._provisional[0].expires_at)
         return min(by, self._sweep_at) if self.sessions else by

@@ -7,12 +7,14 @@ from tcsplitter.sending cimport Sender
 from tcsplitter.shared cimport Shared
 from tcsplitter.table cimport StreamTable
 
+cdef double STALL_RTTS, SUSPECT_RTTS, SUSPECT_SECONDS
+
 
 cdef class Session:
     cdef public object closed, config, counters, flows, name, outbox
     cdef public bytes id
     cdef public dict touched
-    cdef public double now, waiting_since
+    cdef public double beat_at, now, waiting_since
     cdef public Shared shared
     cdef public StreamTable streams
     cdef public CarrierSet carriers
@@ -24,10 +26,12 @@ cdef class Session:
     cdef readonly Sender _sender
     cdef object _repair
     cdef readonly Receiver _receiver
-    cdef bint _at_rest
+    cdef bint _at_rest, _datagrams
     cdef double _trusted_at
 
     cpdef enter(self, double now)
+    cpdef double unheard_for(self, double now)
+    cpdef double asks_from(self, double since, double now)
     cpdef receive(self, Carrier carrier, bytes data, double now)
     cdef _open(self, Carrier carrier, list records)
     cpdef flush(self, double now)

@@ -12,6 +12,7 @@ handshakes) and only a server does (newcomers) is in client_end.py and server_en
 from __future__ import annotations
 
 from logging import WARNING
+from math import inf
 
 from tcsplitter.acks import Acks
 from tcsplitter.carrier import CLOSE, RESET, Carrier, CarrierSet, PeerCarriers
@@ -36,6 +37,10 @@ MAX_SYNCS = 16
 """Sync carriers of a session: clients dial two, and what is done for each in every wake must not be asked for thousands."""
 STOPPED, PROTOCOL = 0, 1
 """Codes of CLOSE."""
+STALL_RTTS, STALL_SECONDS = 3.0, 1.0
+"""A client that has waited for the larger of these asks whether the session lives."""
+SUSPECT_RTTS, SUSPECT_SECONDS = 2.0, 0.25
+"""The same after a carrier broke."""
 
 
 class Session:
@@ -59,6 +64,7 @@ class Session:
         self.recovery = Recovery(size, config.handling.rate, config.handling.polite)
         self.peer = PeerCarriers()
         self.keys = Keyring(config.client)
+        self._datagrams = config.datagrams
         acks = Acks(now)
         self._routes = Routes(config.mode, config.client, config.reserve, self.carriers, self.peer, self.recovery)
         self._sender = Sender(config, self.carriers, self._routes, self.recovery, acks, self.keys, self.streams, outbox)
@@ -71,6 +77,8 @@ class Session:
         """Why the session ended."""
         self.waiting_since = now
         """Since when something is under way or waits to be sent."""
+        self.beat_at = inf
+        """Server: when the end is to flush it next."""
         self._at_rest = True
         """Nothing was under way or waited when `flush` ended."""
         self.epochs_made = 0
@@ -88,6 +96,10 @@ class Session:
     def _touch(self) -> None:
         self.touched[self] = None
 
+    def on_beat(self, _now: float) -> None:
+        """Server: the time that `beat_at` gave has come."""
+        self._touch()
+
     @property
     def heard_at(self) -> float:
         """When a shot was last opened."""
@@ -102,6 +114,23 @@ class Session:
     def suspect(self) -> bool:
         """Something happened that a restart of the other end would explain."""
         return self._receiver.suspect
+
+    def unheard_for(self, now: float) -> float:
+        """Seconds for which an answer to something has been waited for."""
+        return now - max(self._receiver.heard_at, self.waiting_since)
+
+    def asks_from(self, since: float, now: float) -> float:
+        """Client: when a handshake is wanted, at the latest: for a session, for fresh keys, or to learn whether this one lives.
+        `since`: when a handshake last said so."""
+        sealing = self.keys.sealing
+        if sealing is None or sealing.worn(now):
+            return -inf
+        heard, rtt, by = max(self._receiver.heard_at, since), self.recovery.rtt, inf
+        if self._receiver.suspect:
+            by = heard + max(SUSPECT_RTTS * rtt, SUSPECT_SECONDS)
+        if self._sender.has_work:
+            by = min(by, max(heard, self.waiting_since) + max(STALL_RTTS * rtt, STALL_SECONDS))
+        return by
 
     def trust(self, now: float) -> None:
         """The other end is known to live."""
@@ -289,7 +318,7 @@ class Session:
             self._repair.repeat_control(carrier)
         if now >= self.shared.beats.deadline():
             self.shared.beats.run(now)
-        if now >= self.flows.deadline():
+        if self._datagrams and now >= self.flows.deadline():
             self.flows.run(now)
         if now >= self._receiver.rebuilder.deadline():
             self._receiver.rebuilder.run(now)
@@ -301,7 +330,9 @@ class Session:
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""
         by = min(self.carriers.check_at, self.keys.check_at, self.recovery.deadline())
-        by = min(by, self.shared.beats.deadline(), self.flows.deadline(), self._receiver.rebuilder.deadline())
+        by = min(by, self.shared.beats.deadline(), self._receiver.rebuilder.deadline())
+        if self._datagrams:
+            by = min(by, self.flows.deadline())
         return min(by, self._sender.deadline()) if self.keys.can_seal else by
 
     def _rebuild(self) -> None:
