@@ -18,7 +18,7 @@ from cpython.memoryview cimport (
 )
 from libc.math cimport INFINITY, exp2, floor, isfinite, log2
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from functools import lru_cache
 
@@ -89,6 +89,8 @@ cdef enum:
     _WORD_BITS = 64
     _WINDOW_WORDS = _REPLAY_WORDS
     _MAX_WAITING_PAYLOADS = 65_536
+    _NUMBER_SIZE = 8  # bytes of a shot's number, the last of its header
+    _NONCE_SIZE = 12  # the number behind zeros
     _MAX_BLOCKS = 256  # of a stripe: the field of zfec is GF(2**8)
     _MAX_MATRICES = 256
     _BLOCK_PREFIX = 3
@@ -97,7 +99,6 @@ cdef enum:
 # An enum of C need not hold more than an int.
 cdef int64_t _MAX_VARINT = (<int64_t> 1 << 62) - 1
 MAX_VARINT = _MAX_VARINT
-cdef bytes _NONCE_ZEROS = bytes(4)
 
 
 # --- Integers on the wire -------------------------------------------------------------------------------------------------
@@ -457,7 +458,14 @@ cdef bytes _seal(object aead, object flags, object epoch, object number, object 
 cdef int _crypt(object cipher, bytes head, object data, char* at, Py_ssize_t size) except -1:
     """Let the cipher write its `size` bytes to `at`, into a bytes object that nobody else has seen yet."""
     cdef object into = PyMemoryView_FromMemory(at, size, PyBUF_WRITE)
-    cdef Py_ssize_t made = cipher(_NONCE_ZEROS + head[5:], data, head, into)
+    cdef bytes nonce = PyBytes_FromStringAndSize(NULL, _NONCE_SIZE)
+    memset(PyBytes_AS_STRING(nonce), 0, _NONCE_SIZE - _NUMBER_SIZE)
+    memcpy(
+        PyBytes_AS_STRING(nonce) + _NONCE_SIZE - _NUMBER_SIZE,
+        PyBytes_AS_STRING(head) + HEADER_SIZE - _NUMBER_SIZE,
+        _NUMBER_SIZE,
+    )
+    cdef Py_ssize_t made = cipher(nonce, data, head, into)
     into.release()  # so that the cipher, had it kept a view, would fail here instead of writing there later
     if made != size:
         raise LocalProtocolError(f"the cipher made {made} bytes of {len(data)}, not {size}")

@@ -1,6 +1,8 @@
 cdef double SHORTEST_DELAY
 cdef long long ACK_RTT_SHARE
 
+cpdef double ack_delay(double min_rtt, bint small=?)
+
 
 cdef class Acks:
     cdef public double due_at

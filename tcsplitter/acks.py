@@ -16,6 +16,14 @@ SHORTEST_DELAY = 0.001
 """Seconds; timers are no finer, so a shorter delay is none."""
 
 
+def ack_delay(min_rtt: float, small: bool = False) -> float:
+    """Seconds for which an ack may wait. `small`: what came is, so it may be a question whose answer takes the ack along."""
+    delay = min_rtt / ACK_RTT_SHARE
+    if delay < SHORTEST_DELAY:
+        return SHORTEST_DELAY if small else 0.0
+    return min(delay, MAX_ACK_DELAY)
+
+
 class Acks:
     """Numbers that arrived and were not reported often enough, and when the next report is due."""
 
@@ -49,14 +57,6 @@ class Acks:
     def any(self) -> bool:
         """Whether there are numbers that were not reported often enough."""
         return bool(self._log)
-
-    @staticmethod
-    def delay(min_rtt: float, small: bool = False) -> float:
-        """Seconds for which an ack may wait. `small`: what came is, so it may be a question whose answer takes the ack along."""
-        delay = min_rtt / ACK_RTT_SHARE
-        if delay < SHORTEST_DELAY:
-            return SHORTEST_DELAY if small else 0.0
-        return delay if delay < MAX_ACK_DELAY else MAX_ACK_DELAY
 
     def write(self, writer: ShotWriter, now: float, settles: bool = True) -> None:
         """Add an ACK frame to a body, if there is anything to report; unless it `settles`, an ack has to go elsewhere too."""

@@ -244,7 +244,10 @@ class Congestion:
                 return self._share * (SHORT_GAIN * self.rate * (self.rtt + SLACK) + 2 * self.size.bytes)
             gain = STARTUP_WINDOW if self._startup else CONTEST_GAIN if self._contest else CRUISE_GAIN
             held_up = min(self.queue, self.rtt) if self._contest else 0.0
-            bound = gain * self.rate * (self.flight + held_up + JITTER_WINDOW * self.jitter + SLACK) + 2 * self.size.bytes
+            bound = (
+                gain * self.rate * (self.size.flights * self.rtt + held_up + JITTER_WINDOW * self.jitter + SLACK)
+                + 2 * self.size.bytes
+            )
             if self._is_first:
                 bound = max(bound, self._first_bytes())
         return max(self.size.bytes, self._share * max(LEAST_SHOTS * self.size.bytes, bound))

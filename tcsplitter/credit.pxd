@@ -22,6 +22,8 @@ cdef class SendWindow:
     cdef public dict held
     cdef public long long limit, lost_chunks, total, unsent
 
+    cpdef long long left(self)
+    cpdef long long room(self)
     cpdef took(self, long long count)
     cpdef bint raise_limit(self, long long total)
 

@@ -126,15 +126,13 @@ class SendWindow:
         self.held: dict[Source, None] = {}
         """Streams that found no room, the one that waits for the longest first."""
 
-    @property
     def left(self) -> int:
         """Bytes that may be sent now."""
         return self.limit - self.total
 
-    @property
     def room(self) -> int:
         """Bytes that may be read from local programs now."""
-        return max(0, self.left - self.unsent)
+        return max(0, self.left() - self.unsent)
 
     def took(self, count: int) -> None:
         """A chunk of new data was cut from what was unsent."""

@@ -1,3 +1,4 @@
+from tcsplitter.acks cimport ack_delay
 from tcsplitter.recovery cimport Recovery
 from tcsplitter.shots cimport SentShot
 

@@ -13,7 +13,7 @@ from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from tcsplitter.acks import Acks
+from tcsplitter.acks import ack_delay
 from tcsplitter.lateness import WORTH_SECONDS
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class Hedger:
     def watch(self, shot: SentShot) -> None:
         """A small shot of streams that are not busy was sent."""
         if self._on and (self._resend or shot.control):
-            rtt = self._recovery.rtt
-            self._watch(shot, shot.sent_at + self._recovery.lateness.overdue_after(rtt, Acks.delay(rtt, small=True)))
+            rtt = self._recovery.congestion.rtt
+            self._watch(shot, shot.sent_at + self._recovery.lateness.overdue_after(rtt, ack_delay(rtt, small=True)))
 
     def _watch(self, shot: SentShot, due_at: float) -> None:
         heappush(self._watched, (due_at, shot.number, shot))
@@ -170,13 +170,13 @@ class Hedger:
 
     def _again_at(self, shot: SentShot, now: float) -> float:
         """When a late shot is looked at again."""
-        return now + max(self._recovery.rtt, AGAIN_SECONDS, AGAIN_SHARE * (now - shot.sent_at))
+        return now + max(self._recovery.congestion.rtt, AGAIN_SECONDS, AGAIN_SHARE * (now - shot.sent_at))
 
     def _late_after(self) -> float:
         """Age at which a shot that is not watched is late enough for a twin."""
         if self._spare:
-            return self._recovery.lateness.in_time(self._recovery.rtt, Acks.delay(self._recovery.rtt))
-        return max(self._recovery.lateness.late_after, self._recovery.rtt + WORTH_SECONDS)
+            return self._recovery.lateness.in_time(self._recovery.congestion.rtt, ack_delay(self._recovery.congestion.rtt))
+        return max(self._recovery.lateness.late_after, self._recovery.congestion.rtt + WORTH_SECONDS)
 
     def deadline(self) -> float:
         """When `run` has something to do; what has arrived meanwhile is forgotten."""

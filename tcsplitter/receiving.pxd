@@ -1,5 +1,5 @@
 from tcsplitter._core cimport ReplayWindow
-from tcsplitter.acks cimport Acks
+from tcsplitter.acks cimport Acks, ack_delay
 from tcsplitter.carrier cimport Carrier, CarrierSet, PeerCarriers
 from tcsplitter.keyring cimport Epoch, Keyring
 from tcsplitter.rebuild cimport Rebuilder

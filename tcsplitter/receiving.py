@@ -30,6 +30,7 @@ from tcsplitter._core import (
     open_hello,
     open_parity,
 )
+from tcsplitter.acks import ack_delay
 from tcsplitter.chunks import Control
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import SMALL_SHOT
@@ -232,12 +233,12 @@ class Receiver:
         return self._replay.check(number) != FRESH
 
     def _ack_delay(self) -> float:
-        return self._acks.delay(self._recovery.min_rtt)
+        return ack_delay(self._recovery.congestion.min_rtt)
 
     def _owe_ack(self, carrier: Carrier, number: int, size: int, now: float) -> None:
         """A data shot of so many bytes came on a carrier: its other half is to be used. No payload could keep an ack company
         where none may go."""
-        delay = self._acks.delay(self._recovery.min_rtt, size <= SMALL_SHOT)
+        delay = ack_delay(self._recovery.congestion.min_rtt, size <= SMALL_SHOT)
         self._acks.elicited(number, delay, now)
         carrier.owes_ack = True
         if carrier.kind is not SYNC:

@@ -1,3 +1,4 @@
+from tcsplitter.acks cimport ack_delay
 from tcsplitter.congestion cimport Congestion
 from tcsplitter.lateness cimport Lateness
 from tcsplitter.shots cimport SentShot

@@ -11,7 +11,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING
 
-from tcsplitter.acks import Acks
+from tcsplitter.acks import ack_delay
 from tcsplitter.congestion import Congestion
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import Lateness
@@ -139,7 +139,7 @@ class Recovery:
 
     def note_late(self, now: float) -> None:
         """Move the shots that have become late to their own account."""
-        limit = now - self.lateness.in_time(self.congestion.rtt, Acks.delay(self.congestion.rtt))
+        limit = now - self.lateness.in_time(self.congestion.rtt, ack_delay(self.congestion.rtt))
         while self._young and self._young[0].sent_at < limit:
             shot = self._young.popleft()
             if shot.number in self.sent:
@@ -209,7 +209,7 @@ class Recovery:
             self._backoff = max(1.0, self._backoff / 2)
         self._newest_delivered = max(self._newest_delivered, shot.sent_at)
         self._highest_delivered = max(self._highest_delivered, number)
-        outlier = self.lateness.sample(now - shot.sent_at, shot.size, self.congestion.rtt, Acks.delay(self.congestion.rtt))
+        outlier = self.lateness.sample(now - shot.sent_at, shot.size, self.congestion.rtt, ack_delay(self.congestion.rtt))
         if not counted:
             # Compared with what came in an ack before this one: what this ack says together may be late for its own lateness.
             self.lateness.count(outlier and highest_before > number)

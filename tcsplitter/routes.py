@@ -54,7 +54,7 @@ class Routes:
     @property
     def yields_until(self) -> float:
         """Until when incoming payload has precedence: where the mode says so, while it comes."""
-        return self._peer.payload_at + YIELD_RTTS * self._recovery.rtt + YIELD_SECONDS if self._yields else -inf
+        return self._peer.payload_at + YIELD_RTTS * self._recovery.congestion.rtt + YIELD_SECONDS if self._yields else -inf
 
     def lost(self) -> Carrier | None:
         """A carrier that is there for what has to be sent again."""
@@ -97,4 +97,4 @@ class Routes:
 
     @property
     def _sync_patience(self) -> float:
-        return SYNC_RTTS * self._recovery.rtt + SYNC_SECONDS
+        return SYNC_RTTS * self._recovery.congestion.rtt + SYNC_SECONDS

@@ -1,4 +1,4 @@
-from tcsplitter.acks cimport Acks
+from tcsplitter.acks cimport Acks, ack_delay
 from tcsplitter.cap cimport Cap
 from tcsplitter.carrier cimport Carrier, CarrierSet
 from tcsplitter.demand cimport Demand

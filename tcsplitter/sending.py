@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from tcsplitter._core import FINAL, HEADER_SIZE, TAG_SIZE, ShotWriter, seal_hello
+from tcsplitter.acks import ack_delay
 from tcsplitter.carrier import CLOSE, TAIL, TRIM_AT, WRITE, Carrier, Op
 from tcsplitter.chunks import Control
 from tcsplitter.demand import MAX_WANT, Demand
@@ -181,7 +182,7 @@ class Sender:
             self._bulk_since = inf
             return
         self._bulk_since = min(self._bulk_since, self._shared.now)
-        paced_until = min(self._recovery.congestion.opens_at, self._bulk_since + self._recovery.rtt)
+        paced_until = min(self._recovery.congestion.opens_at, self._bulk_since + self._recovery.congestion.rtt)
         if self._shared.now >= paced_until or not self._recovery.has_room():
             self._full_at = self._shared.now
 
@@ -311,7 +312,7 @@ class Sender:
         """Whether there is parity for what is sent now: where the line decides, none when it was full in the last RTT."""
         if not self._stripes.auto:
             return self._stripes.used
-        return self._recovery.lateness.needs_parity and self._shared.now >= self._full_at + self._recovery.rtt
+        return self._recovery.lateness.needs_parity and self._shared.now >= self._full_at + self._recovery.congestion.rtt
 
     def _hedge(self, shot: SentShot) -> bool:
         """A small shot of streams that are not busy has left: whether it got twins at once."""
@@ -420,7 +421,7 @@ class Sender:
         return data
 
     def _ack_delay(self) -> float:
-        return self._acks.delay(self._recovery.min_rtt)
+        return ack_delay(self._recovery.congestion.min_rtt)
 
     def _epoch(self) -> Epoch:
         if self._keys.sealing is None:

@@ -125,7 +125,7 @@ class Session:
         sealing = self.keys.sealing
         if sealing is None or sealing.worn(now):
             return -inf
-        heard, rtt, by = max(self._receiver.heard_at, since), self.recovery.rtt, inf
+        heard, rtt, by = max(self._receiver.heard_at, since), self.recovery.congestion.rtt, inf
         if self._receiver.suspect:
             by = heard + max(SUSPECT_RTTS * rtt, SUSPECT_SECONDS)
         if self._sender.has_work:

@@ -1,7 +1,11 @@
+cimport cython
+
 from tcsplitter.credit cimport ReceiveWindow, SendWindow
 from tcsplitter.pace cimport Beats, Tock
 from tcsplitter.payload cimport PayloadSize
 from tcsplitter.scheduler cimport Scheduler
+
+cdef long long UNSENT_PAYLOADS, LEAST_PAYLOADS
 
 
 cdef class Shared:
@@ -16,6 +20,9 @@ cdef class Shared:
     cdef public Scheduler scheduler
     cdef public double now, rtt
 
+    @cython.locals(size=cython.longlong, always=cython.longlong, most=cython.longlong)
+    cpdef long long most_unsent(self)
+    cpdef long long few_unsent(self)
     cpdef schedule(self, source)
     cpdef tell(self, member)
     cpdef let_go(self)

@@ -70,15 +70,14 @@ class Shared:
         self.news = news
         self.touch = touch
 
-    @property
     def most_unsent(self) -> int:
         """Bytes that each source may have unsent."""
-        return max(MAX_UNSENT, min(UNSENT_PAYLOADS * self.size.bytes, MOST_UNSENT), LEAST_PAYLOADS * self.size.bytes)
+        size, always, most = self.size.bytes, MAX_UNSENT, MOST_UNSENT
+        return max(always, min(UNSENT_PAYLOADS * size, most), LEAST_PAYLOADS * size)
 
-    @property
     def few_unsent(self) -> int:
         """A source that has fewer is asked for more: less than a payload, or as much less than it may have as is read at once."""
-        return max(self.size.bytes, self.most_unsent - MAX_UNSENT)
+        return max(self.size.bytes, self.most_unsent() - MAX_UNSENT)
 
     def schedule(self, source: Source) -> None:
         """It may have something to send."""

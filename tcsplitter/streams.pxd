@@ -1,6 +1,8 @@
+cimport cython
+
 from tcsplitter._core cimport RecvBuffer, SendBuffer
 from tcsplitter.chunks cimport Chunk, LostChunks
-from tcsplitter.credit cimport StreamWindow
+from tcsplitter.credit cimport SendWindow, StreamWindow
 from tcsplitter.shared cimport Shared
 
 
@@ -17,6 +19,11 @@ cdef class Stream:
     cdef StreamWindow _window
     cdef bint _fin_cut, _finishing, _opened, _reset_acked, _reset_came, _stopped
 
+    @cython.locals(
+        size=cython.longlong, sending=SendWindow, unsent=cython.longlong, used=cython.longlong, ahead=cython.longlong,
+        share=cython.longlong, least=cython.longlong, room=cython.longlong,
+    )
+    cdef long long _find_room(self)
     cpdef write(self, bytes data)
     cpdef list peek(self, Py_ssize_t limit)
     cpdef consume(self, Py_ssize_t count, double now)

@@ -116,13 +116,14 @@ class Stream:
         than it leaves to others: so readers that stop hold up nobody else. Where too little is left, this one is told when
         there is more.
         """
-        if self._finishing or self.sent_reset is not None:
-            return 0
+        return 0 if self._finishing or self.sent_reset is not None else self._find_room()
+
+    def _find_room(self) -> int:
         size, sending = self._shared.size.bytes, self._shared.sending
         unsent = len(self._unsent)
         used = self._unsent.offset + unsent
-        ahead = (size if sending.unsent > MANY_UNSENT else self._shared.most_unsent) - unsent
-        share, least = sending.room, max(1, self._whole)
+        ahead = (size if sending.unsent > MANY_UNSENT else self._shared.most_unsent()) - unsent
+        share, least = sending.room(), max(1, self._whole)
         if used - self._proved > INITIAL_WINDOW:
             share, least = (share - (used - self._proved)) // 2, max(least, size)
         if share < least:
@@ -330,8 +331,8 @@ class Stream:
             return None
         unsent, sending = self._unsent, self._shared.sending
         offset = unsent.offset
-        most = min(self._send_limit - offset, self._gate - offset, sending.left)
-        if not sending.left:
+        most = min(self._send_limit - offset, self._gate - offset, sending.left())
+        if not sending.left():
             sending.held[self] = None
         if self._whole and limit < min(self._whole, most, len(unsent)):
             return None
@@ -339,7 +340,7 @@ class Stream:
             most = limit
         data = unsent.take(most if most > 0 else 0)
         sending.took(len(data))
-        if self._stopped and len(unsent) < self._shared.few_unsent:
+        if self._stopped and len(unsent) < self._shared.few_unsent():
             self._shared.tell(self)
         fin = self._finishing and not len(unsent)
         if not data and not fin and self._opened:

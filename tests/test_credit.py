@@ -36,8 +36,8 @@ def test_a_send_window_is_two_sums(steps: list[tuple[str, int]]) -> None:
             assert window.raise_limit(sent + count) is (sent + count > limit)
             limit = max(limit, sent + count)
         assert window.total == sent
-        assert window.left == limit - sent
-        assert window.room == max(0, limit - sent - unsent)
+        assert window.left() == limit - sent
+        assert window.room() == max(0, limit - sent - unsent)
 
 
 @pytest.mark.parametrize(

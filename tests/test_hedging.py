@@ -10,7 +10,7 @@ from account import shot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcsplitter.acks import Acks
+from tcsplitter.acks import ack_delay
 from tcsplitter.congestion import PACED_RTT
 from tcsplitter.hedging import (
     AGAIN_SHARE,
@@ -34,7 +34,7 @@ from tcsplitter.stats import Counters
 
 NOW = 100.0
 RTT = 0.1
-OVERDUE = OVERDUE_RTTS * RTT + Acks.delay(RTT) + OVERDUE_SLACK
+OVERDUE = OVERDUE_RTTS * RTT + ack_delay(RTT) + OVERDUE_SLACK
 AUTO = Fec(auto=True)
 
 
@@ -233,7 +233,7 @@ def test_what_is_known_about_acks_of_small_shots_counts() -> None:
     for _ in range(100):
         rig.recovery.lateness.sample(0.3, SMALL_SHOT, RTT, 0.0)
     rig.send()
-    due = rig.recovery.lateness.overdue_after(RTT, Acks.delay(RTT))
+    due = rig.recovery.lateness.overdue_after(RTT, ack_delay(RTT))
     assert due >= 0.3
     assert rig.at(due - 1e-4) == []
     assert rig.at(due + 1e-4) == [0]
@@ -437,7 +437,7 @@ def spare_twins(rig: Rig, age: float, spare: bool = True) -> list[int]:
 
 
 def in_time(rig: Rig) -> float:
-    return rig.recovery.lateness.in_time(RTT, Acks.delay(RTT))
+    return rig.recovery.lateness.in_time(RTT, ack_delay(RTT))
 
 
 @pytest.mark.parametrize("spare", [True, False])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcsplitter._core import Quantiles
-from tcsplitter.acks import Acks
+from tcsplitter.acks import ack_delay
 from tcsplitter.lateness import (
     CLEAN_SHARE,
     FAILED_COPIES,
@@ -40,7 +40,7 @@ from tcsplitter.lateness import (
 from tcsplitter.recovery import LOST_MEMORY
 
 RTT = 0.1
-DELAY = Acks.delay(RTT)
+DELAY = ack_delay(RTT)
 BUCKET = 2**0.125 * (1 + 1e-9)  # a quantile is rounded up by no more
 
 
@@ -97,7 +97,7 @@ def sampled(ages: Iterable[float], rtt: float = RTT, size: int = SMALL_SHOT + 1)
     """What acks of these ages tell."""
     lateness = Lateness(rtt)
     for age in ages:
-        lateness.sample(age, size, rtt, Acks.delay(rtt))
+        lateness.sample(age, size, rtt, ack_delay(rtt))
     return lateness
 
 

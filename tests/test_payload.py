@@ -118,10 +118,10 @@ def test_where_connections_are_used_again_they_grow_on_a_fast_line_and_bound_no_
 def test_all_that_share_a_size_see_it_change() -> None:
     size = PayloadSize(SMALL, MOST)
     shared = Shared(Handling(), size, {}, lambda: None)
-    assert (shared.most_unsent, shared.few_unsent) == (MAX_UNSENT, SMALL)
+    assert (shared.most_unsent(), shared.few_unsent()) == (MAX_UNSENT, SMALL)
     fed(size, [(MOST + 1, MOST)] * 10)
-    assert MAX_UNSENT < shared.most_unsent <= MOST_UNSENT
-    assert 2 * LARGE < shared.few_unsent < shared.most_unsent
+    assert MAX_UNSENT < shared.most_unsent() <= MOST_UNSENT
+    assert 2 * LARGE < shared.few_unsent() < shared.most_unsent()
 
 
 # --- who set what

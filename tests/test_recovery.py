@@ -10,7 +10,7 @@ from account import SIZE, Tallied, ack, ack_rebuilt, make, shot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcsplitter.acks import Acks
+from tcsplitter.acks import ack_delay
 from tcsplitter.congestion import DEFAULT_RTT
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import LATE_RTTS, LATE_SAMPLES
@@ -230,7 +230,7 @@ def test_late_shots_have_an_account_of_their_own() -> None:
     acknowledge_many(account, 0.1)
     account.on_sent(shot(100, 1.0))
     account.on_sent(shot(101, 1.1))
-    in_time = account.lateness.in_time(0.1, Acks.delay(0.1))
+    in_time = account.lateness.in_time(0.1, ack_delay(0.1))
     assert in_time >= 0.1 * LATE_RTTS
     account.note_late(1.0 + in_time - 0.001)
     assert (account.in_flight, account.late_bytes) == (2 * SIZE, 0)

@@ -216,7 +216,7 @@ def test_a_large_stream_leaves_to_others_what_it_takes() -> None:
     while count := greedy.room:
         greedy.write(bytes(count))
         end.shots()
-    assert LARGE // 2 <= end.shared.sending.left <= LARGE // 2 + 2 * SIZE
+    assert LARGE // 2 <= end.shared.sending.left() <= LARGE // 2 + 2 * SIZE
     assert greedy in end.shared.sending.held
     assert keystrokes.room == INITIAL_WINDOW
     greedy.raise_send_limit(2**41)
