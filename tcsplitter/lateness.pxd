@@ -11,6 +11,7 @@ cdef class Lateness:
     cdef public bint queueing
     cdef Quantiles _recent
     cdef object _small
+    cdef list _small_sorted
     cdef double _usual, _quickest
     cdef long long _seen, _weight
 

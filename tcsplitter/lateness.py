@@ -6,6 +6,7 @@ shots arrive within the RTT and some after several, with little in between.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from math import comb
 
@@ -58,7 +59,9 @@ class Lateness:
         self.queueing = False
         """A queue makes all of them late."""
         self._recent = Quantiles(USUAL_SAMPLES)
-        self._small: deque[float] = deque(maxlen=SMALL_SAMPLES)
+        self._small: deque[float] = deque()
+        """Of small shots, in the order in which their acks came."""
+        self._small_sorted: list[float] = []
         self._usual = 0.0
         self._quickest = 0.0
         self._seen = 0
@@ -72,7 +75,7 @@ class Lateness:
     def sample(self, age: float, size: int, rtt: float, ack_delay: float) -> bool:
         """The ack of a shot came at this age, where the other end may hold acks back for `ack_delay`: whether that is unusual."""
         if size <= SMALL_SHOT:
-            self._small.append(age)
+            self._add_small(age)
         usual = max(rtt + ack_delay, self._usual)
         unusual = age > max(OUTLIER * usual, usual + WORTH_SECONDS)
         self.delay.add(age)
@@ -86,6 +89,12 @@ class Lateness:
             self.late_after = max(LATE_RTTS * rtt, min(self.delay.at(LATE_QUANTILE), LATE_SPREAD * self.delay.at(0.75)))
         return unusual
 
+    def _add_small(self, age: float) -> None:
+        if len(self._small) == SMALL_SAMPLES:
+            del self._small_sorted[bisect_left(self._small_sorted, self._small.popleft())]
+        self._small.append(age)
+        insort(self._small_sorted, age)
+
     def in_time(self, rtt: float, ack_delay: float) -> float:
         """Age up to which the ack of a shot is not late, as most go."""
         return LATE_RTTS * max(rtt + ack_delay, self._usual) + WORTH_SECONDS
@@ -94,7 +103,7 @@ class Lateness:
         """Age at which the ack of a small shot is overdue."""
         if len(self._small) < SMALL_SAMPLES // 4:
             return OVERDUE_RTTS * rtt + ack_delay + OVERDUE_SLACK
-        usual = sorted(self._small)[3 * len(self._small) // 4]
+        usual = self._small_sorted[3 * len(self._small) // 4]
         return max(OVERDUE_SPREAD * usual + OVERDUE_SLACK, WORTH_SECONDS)
 
     def count(self, late: bool) -> None:
