@@ -42,6 +42,7 @@ cdef class Congestion:
     cpdef on_limited(self, long long under_way)
     cpdef on_delivered(self, SentShot shot, double now)
     cpdef double window(self)
+    cpdef double flight(self)
     cdef double _first_bytes(self)
     cpdef double rate_at(self, double now)
     cpdef bint is_short(self)

@@ -214,7 +214,7 @@ class Congestion:
         self._delivered += shot.size
         if self._is_first and self._first_bytes() < 2 * self._under_way:
             self._proved += shot.size
-        interval = max(now - shot.delivered_at, shot.sent_at - shot.first_sent_at, self.flight)
+        interval = max(now - shot.delivered_at, shot.sent_at - shot.first_sent_at, self.flight())
         self._delivered_at = now
         self._first_sent_at = max(self._first_sent_at, shot.sent_at)
         rate = (self._delivered - shot.delivered) / interval
@@ -244,10 +244,7 @@ class Congestion:
                 return self._share * (SHORT_GAIN * self.rate * (self.rtt + SLACK) + 2 * self.size.bytes)
             gain = STARTUP_WINDOW if self._startup else CONTEST_GAIN if self._contest else CRUISE_GAIN
             held_up = min(self.queue, self.rtt) if self._contest else 0.0
-            bound = (
-                gain * self.rate * (self.size.flights * self.rtt + held_up + JITTER_WINDOW * self.jitter + SLACK)
-                + 2 * self.size.bytes
-            )
+            bound = gain * self.rate * (self.flight() + held_up + JITTER_WINDOW * self.jitter + SLACK) + 2 * self.size.bytes
             if self._is_first:
                 bound = max(bound, self._first_bytes())
         return max(self.size.bytes, self._share * max(LEAST_SHOTS * self.size.bytes, bound))
@@ -261,7 +258,6 @@ class Congestion:
         """The delivery rate; 0 when nothing was delivered of late."""
         return self.rate if now - self._delivered_at < RATE_SECONDS else 0.0
 
-    @property
     def flight(self) -> float:
         """Seconds from sending a payload to its ack, without any queue."""
         return self.size.flights * self.rtt
@@ -340,7 +336,7 @@ class Congestion:
 
     def _bound_rate(self, stands: bool, now: float) -> None:
         began, delivered = self._marks[0]
-        average = (self._delivered - delivered) / max(now - began, self.flight)
+        average = (self._delivered - delivered) / max(now - began, self.flight())
         if not stands or self._contest:
             self._ceiling = max(RELAX * self._ceiling, average)
         elif self._limited_until < self._round_delivered:
@@ -393,7 +389,7 @@ class Congestion:
             self._rate_before = self.rate
             return
         self._yielded += max(0.0, 1.0 - self._gain) * (now - self._round_began)
-        self._longest = max(self._longest, self.queue, self._under_way / self.rate - self.flight)
+        self._longest = max(self._longest, self.queue, self._under_way / self.rate - self.flight())
         stays = self._yielded > STUBBORN * self._longest + STUBBORN_RTTS * self.rtt
         if stays and not self.polite:
             self._contest, self._yielded = CONTEST_ROUNDS, 0.0
