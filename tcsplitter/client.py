@@ -4,11 +4,11 @@ from logging import ERROR
 from socket import SocketType
 
 from tcsplitter.client_end import ClientConfig, ClientEnd
-from tcsplitter.endpoints import StdioEndpoint
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.net import Listener, listen_on
 from tcsplitter.options import Address, ClientOptions
 from tcsplitter.program import Chance, Program, handling_of, raise_descriptor_limit
+from tcsplitter.stdio import StdioEndpoint
 from tcsplitter.streams import REFUSED
 from tcsplitter.transport import Dialler
 from tcsplitter.tuning import Tuning

@@ -1,56 +1,24 @@
-"""The local side: sockets of client programs and of the service, and stdin and stdout, each joined to one stream.
+"""The local side: sockets of client programs and of the service, each joined to one stream.
 
-An endpoint keeps no data. It reads no more than the stream has room for, and what the local program does not take stays in the
-stream. `update` recomputes from the stream's state what is to be done and what is to be waited for.
+`update` recomputes from the stream's state what is to be done and what is to be waited for.
 """
 
 import os
 import socket
-import stat
-from collections.abc import Callable
-from functools import partial
 from logging import WARNING
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from socket import SocketType
-from typing import Any, Protocol
 
+from tcsplitter.joint import READ_SIZE, Stream, joint_of
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Resolver, Target, abort, start_connect
 from tcsplitter.options import Address
-from tcsplitter.reactor import Reactor, Source, Timer, Watched
+from tcsplitter.reactor import Reactor, Watched
 from tcsplitter.streams import REFUSED
 from tcsplitter.tuning import unpaced, widen
 
-READ_SIZE = 1_048_576  # bytes of one read from a local program; without a tick there is one in a wake
-WRITE_LIMIT = 1_048_576  # bytes written to a local program in one go
-_NOT_WRITTEN = "cannot write to standard output"
 CHECK_EVERY = 0.5  # seconds between looks at sockets that wait for nothing and would not notice a reset
-
-
-Recv = Callable[[int], bytes]
-"""Reads up to so many bytes; none at the end."""
-Send = Callable[[list[bytes | memoryview]], int]
-"""Writes as much as is taken, and says how much."""
-
-
-class Stream(Protocol):
-    """What an endpoint needs of a stream; streams.Stream."""
-
-    app: Any
-    reset_code: int | None
-
-    @property
-    def room(self) -> int: ...
-    @property
-    def readable(self) -> int: ...
-    @property
-    def at_end(self) -> bool: ...
-    def write(self, data: bytes) -> None: ...
-    def finish(self) -> None: ...
-    def reset(self, code: int = ...) -> None: ...
-    def peek(self, limit: int) -> list[bytes | memoryview]: ...
-    def consume(self, count: int, now: float) -> None: ...
 
 
 class Endpoints:
@@ -93,115 +61,6 @@ class Endpoints:
             self._check.at(now + CHECK_EVERY)
 
 
-class Joint:
-    """A stream and how to read from and write to the local program at its end."""
-
-    __slots__ = ("_recv", "_send", "eof", "error", "stream")
-
-    def __init__(self, stream: Stream, recv: Recv, send: Send) -> None:
-        self.stream = stream
-        self.eof = False
-        """The local program sends nothing more."""
-        self.error: OSError | None = None
-        """Why it can be read from, or written to, no more."""
-        self._recv = recv
-        self._send = send
-
-    @property
-    def reads(self) -> bool:
-        """Whether there is room for more of what the local program sends."""
-        return not self.eof and self.stream.room > 0
-
-    def read(self, _now: float) -> bool:
-        """Take what the local program sends, as far as there is room; False if it cannot be read from any more."""
-        if not self.reads:
-            return True
-        try:
-            self._take()
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            self.error = error
-            return False
-        return True
-
-    def stop(self) -> None:
-        """Nothing is to be read any more."""
-
-    def write(self, now: float) -> bool:
-        """Give the local program what is readable, as far as it takes it; False if it cannot be written to any more."""
-        budget = WRITE_LIMIT
-        while budget > 0 and self.stream.readable:
-            try:
-                sent = self._send(self.stream.peek(budget))
-            except BlockingIOError:
-                return True
-            except OSError as error:
-                self.error = error
-                return False
-            self.stream.consume(sent, now)
-            budget -= sent
-        return True
-
-    def _take(self) -> None:
-        data = self._recv(min(self.stream.room, READ_SIZE))
-        if data:
-            self.stream.write(data)
-        else:
-            self.eof = True
-            self.stream.finish()
-
-
-class _TickingJoint(Joint):
-    """A Joint that reads no more than once in a tick, but then all that there is, as far as there is room.
-
-    The next reading counts from when the last one was due: wakes that come late do not add up. A reading that found nothing is
-    none: the next one is that of what comes first.
-    """
-
-    __slots__ = ("_due", "_tick", "_timer")
-
-    def __init__(self, stream: Stream, recv: Recv, send: Send, tick: float, timer: Timer) -> None:
-        super().__init__(stream, recv, send)
-        self._tick = tick
-        self._timer = timer
-        self._due = -inf
-
-    @property
-    def reads(self) -> bool:
-        """Whether there is room, and the time has come."""
-        return self._timer.when == inf and super().reads
-
-    def read(self, now: float) -> bool:
-        """As Joint has it, until nothing more is there or there is no room, if the time has come."""
-        due, self._due = self._due, -inf
-        taken = False
-        try:
-            while self.reads:
-                self._take()
-                taken = True
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            self.error = error
-            return False
-        if taken and not self.eof:
-            self._due = (due if now - due <= self._tick else now) + self._tick
-            self._timer.at(self._due)
-        return True
-
-    def stop(self) -> None:
-        """Nothing is to be read any more: the next reading is called off."""
-        self._timer.cancel()
-
-
-def _joint(source: Source, reactor: Reactor, stream: Stream, recv: Recv, send: Send, tick: float) -> Joint:
-    """A Joint for `source`, which is told when the time of the next reading has come."""
-    if not tick:
-        return Joint(stream, recv, send)
-    return _TickingJoint(stream, recv, send, tick, reactor.timer(partial(source.on_ready, EVENT_READ)))
-
-
 class TcpEndpoint(Watched):
     """A connected local socket, joined to a stream."""
 
@@ -211,7 +70,7 @@ class TcpEndpoint(Watched):
         super().__init__(endpoints.reactor, sock.fileno())
         self._endpoints = endpoints
         self._sock = sock
-        self._joint = _joint(self, endpoints.reactor, stream, sock.recv, sock.sendmsg, endpoints.tick)
+        self._joint = joint_of(self, endpoints.reactor, stream, sock.recv, sock.sendmsg, endpoints.tick)
         self._shut = False
         unpaced(sock)
         endpoints.open.add(self)
@@ -371,131 +230,3 @@ class _Connecting(Watched):
     def _leave(self) -> None:
         self.closed = True
         self._dialler.endpoints.open.discard(self)
-
-
-class StdioEndpoint:
-    """Two descriptors as one endpoint: pipes, sockets, terminals or files, such as stdin and stdout.
-
-    `on_end(clean)` is called once: when both directions have ended, or with False when one of them broke; if a descriptor was
-    at fault, `failure` says so. `close` puts the descriptors back into the blocking mode they were found in. `tick` is as
-    Endpoints has it.
-    """
-
-    def __init__(
-        self, reactor: Reactor, stream: Stream, fd_in: int, fd_out: int, on_end: Callable[[bool], None], tick: float = 0.0
-    ) -> None:
-        self._joint = _joint(self, reactor, stream, partial(os.read, fd_in), partial(os.writev, fd_out), tick)
-        self._on_end = on_end
-        self._were_blocking = [(fd, os.get_blocking(fd)) for fd in (fd_in, fd_out)]
-        self._in = _Half(reactor, fd_in, self)
-        self._out = _Half(reactor, fd_out, self)
-        self._shut = False
-        self.closed = False
-        self.failure = ""
-        for fd in (fd_in, fd_out):
-            os.set_blocking(fd, False)
-        stream.app = self
-
-    def on_ready(self, events: int, now: float) -> None:
-        """Serve the descriptors."""
-        if events & EVENT_READ and not self._joint.read(now):
-            self._broke("cannot read standard input", self._joint.error)
-        self.update(now)
-
-    def update(self, now: float) -> None:
-        """Do what the stream's state asks for."""
-        if self.closed:
-            return
-        stream = self._joint.stream
-        if stream.reset_code is not None:
-            self._end(clean=False)
-            return
-        if not self._joint.write(now):
-            self._broke(_NOT_WRITTEN, self._joint.error)
-        if stream.at_end and not (self._shut or self.closed):
-            self._shut_down()
-        if self.closed:
-            return
-        if self._joint.eof and self._shut:
-            self._end(clean=True)
-            return
-        self._in.watch(EVENT_READ if self._joint.reads else 0)
-        self._out.watch(EVENT_WRITE if stream.readable else 0)
-
-    def close(self) -> None:
-        """Wait for nothing any more, and leave the descriptors as they were found."""
-        if not self.closed:
-            self.closed = True
-            self._joint.stop()
-            self._in.close()
-            self._out.close()
-            for fd, blocking in self._were_blocking:
-                os.set_blocking(fd, blocking)
-
-    def _shut_down(self) -> None:
-        self._shut = True
-        self._out.watch(0)
-        if stat.S_ISSOCK(os.fstat(self._out.fd).st_mode):
-            with socket.socket(fileno=os.dup(self._out.fd)) as sock:
-                try:
-                    sock.shutdown(socket.SHUT_WR)
-                except OSError as error:
-                    self._broke(_NOT_WRITTEN, error)
-            return
-        # The number stays taken, so that nothing else is opened under it and written to as stdout.
-        self._restore(self._out.fd)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self._out.fd)
-        os.close(null)
-        os.set_blocking(self._in.fd, False)  # a terminal is one open file for both, so it was put back too
-
-    def _restore(self, fd: int) -> None:
-        for saved, blocking in self._were_blocking:
-            if saved == fd:
-                os.set_blocking(fd, blocking)
-
-    def _broke(self, what: str, error: OSError | None) -> None:
-        self.failure = f"{what}: {error.strerror if error else ''}"
-        self._joint.stream.reset()
-        self._end(clean=False)
-
-    def _end(self, clean: bool) -> None:
-        self.close()
-        self._on_end(clean)
-
-
-class _Half(Watched):
-    """One descriptor of a StdioEndpoint. Files, which a selector refuses, are always ready: a timer stands in."""
-
-    __slots__ = ("_endpoint", "_timer")
-
-    def __init__(self, reactor: Reactor, fd: int, endpoint: StdioEndpoint) -> None:
-        super().__init__(reactor, fd)
-        self._endpoint = endpoint
-        self._timer = None if _can_wait(reactor, fd) else reactor.timer(self._always_ready)
-
-    def watch(self, events: int) -> None:
-        if self._timer is None:
-            super().watch(events)
-        else:
-            self.events = events
-            self._timer.at(self.reactor.now if events else inf)
-
-    def on_ready(self, events: int, now: float) -> None:
-        self._endpoint.on_ready(events, now)
-
-    def close(self) -> None:
-        self.closed = True
-        self.watch(0)
-
-    def _always_ready(self, now: float) -> None:
-        self.on_ready(self.events, now)
-
-
-def _can_wait(reactor: Reactor, fd: int) -> bool:
-    try:
-        reactor.register(fd, EVENT_READ, None)
-    except PermissionError:
-        return False
-    reactor.unregister(fd)
-    return True

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from loopback import Clock, FakeStream, crowd, fill, read_all, reset
 from loopback import Harness as LoopbackHarness
 
-from tcsplitter import endpoints, net
-from tcsplitter.endpoints import Endpoints, Joint, TcpDialler
+from tcsplitter import endpoints, joint, net
+from tcsplitter.endpoints import Endpoints, TcpDialler
+from tcsplitter.joint import Joint
 from tcsplitter.log import LimitedLog
 from tcsplitter.options import Address
 from tcsplitter.reactor import boot_time
@@ -110,7 +111,7 @@ def test_as_much_as_one_read_takes_is_kept_by_the_kernel_and_a_single_byte_is_ne
     stream = FakeStream()
     program = harness.join(stream)
     sock = stream.app._sock
-    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= endpoints.READ_SIZE
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= joint.READ_SIZE
     program.sendall(b"x")
     harness.until(lambda: stream.written == b"x")
 
@@ -141,7 +142,7 @@ def test_what_the_program_does_not_take_stays_in_the_stream(harness: Harness) ->
 
 
 def test_one_wake_writes_a_bounded_amount(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "WRITE_LIMIT", 10_000)
+    monkeypatch.setattr(joint, "WRITE_LIMIT", 10_000)
     stream = FakeStream()
     harness.join(stream)
     stream.waiting += bytes(100_000)
@@ -152,7 +153,7 @@ def test_one_wake_writes_a_bounded_amount(harness: Harness, monkeypatch: pytest.
 
 def test_what_was_released_together_is_given_in_one_write() -> None:
     stream = FakeStream()
-    stream.waiting += bytes(endpoints.WRITE_LIMIT)
+    stream.waiting += bytes(joint.WRITE_LIMIT)
     writes: list[int] = []
 
     def take(buffers: list[bytes | memoryview]) -> int:
@@ -160,16 +161,16 @@ def test_what_was_released_together_is_given_in_one_write() -> None:
         return writes[-1]
 
     assert Joint(stream, bytes, take).write(0.0)
-    assert writes == [endpoints.WRITE_LIMIT]
+    assert writes == [joint.WRITE_LIMIT]
 
 
 def test_one_wake_reads_a_bounded_amount(harness: Harness) -> None:
     stream = FakeStream(10_000_000)
     program = harness.join(stream)
     sent = fill(program)
-    assert sent > endpoints.READ_SIZE
+    assert sent > joint.READ_SIZE
     harness.reactor.wake()
-    assert 0 < len(stream.written) <= endpoints.READ_SIZE
+    assert 0 < len(stream.written) <= joint.READ_SIZE
     harness.until(lambda: len(stream.written) == sent)
 
 
@@ -313,7 +314,7 @@ def test_what_comes_after_a_pause_is_read_at_once_and_a_tick_apart(ticking: Tick
 def test_one_reading_takes_more_than_one_read_and_no_more_than_there_is_room_for(
     ticking: Ticking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "READ_SIZE", 1000)
+    monkeypatch.setattr(joint, "READ_SIZE", 1000)
     ticking.stream.room = 4500
     ticking.program.send(bytes(6000))
     ticking.step(0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from loopback import Clock, FakeStream, Harness, read_all
 
-from tcsplitter.endpoints import StdioEndpoint
+from tcsplitter.stdio import StdioEndpoint
 
 
 @pytest.fixture
