@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from stalls import Stalls
 
 from benches import line as line_module
 from benches.line import (
@@ -122,13 +123,14 @@ both_kinds = pytest.mark.parametrize("kind", KINDS)
 def test_each_way_has_its_delay(kind: Kind) -> None:
     with Line(LineSettings(Way(delay_ms=30), Way(delay_ms=12)), kind) as line:
         for sender, delay in (("client", 0.030), ("server", 0.012)):
-            arrivals = cross(line, 60, gap=0.005, sender="client" if sender == "client" else "server")
+            with Stalls() as stalls:
+                arrivals = cross(line, 60, gap=0.005, sender="client" if sender == "client" else "server")
             assert [number for number, _, _ in arrivals] == list(range(60))
             delays = [each for _, each, _ in arrivals]
             assert min(delays) >= delay
-            assert median(delays) == pytest.approx(delay, abs=0.001)
+            assert median(delays) < delay + 0.001 + stalls.added
         ours, theirs = connect(line)
-        with ours, theirs:
+        with ours, theirs, Stalls() as stalls:
             times = []
             for _ in range(5):
                 start = time.monotonic()
@@ -136,8 +138,8 @@ def test_each_way_has_its_delay(kind: Kind) -> None:
                 theirs.sendall(theirs.recv(4))
                 assert ours.recv(4) == b"ping"
                 times.append(time.monotonic() - start)
-            assert min(times) >= 0.042
-            assert median(times) == pytest.approx(0.042, abs=0.003)
+        assert min(times) >= 0.042
+        assert median(times) < 0.045 + stalls.added
 
 
 @needs_root
@@ -145,13 +147,13 @@ def test_each_way_has_its_delay(kind: Kind) -> None:
 @pytest.mark.alone
 @both_kinds
 def test_jitter_that_may_reorder_is_uniform_within_its_bounds(kind: Kind) -> None:
-    with Line(LineSettings(Way(delay_ms=20, jitter_ms=10, reorder=True)), kind) as line:
+    with Line(LineSettings(Way(delay_ms=20, jitter_ms=10, reorder=True)), kind) as line, Stalls() as stalls:
         arrivals = cross(line, 500, gap=0.0005)
     delays = sorted(delay for _, delay, _ in arrivals)
     assert len(delays) == 500
-    assert 0.010 <= delays[0] < 0.012
-    assert 0.028 < delays[-20] < 0.031
-    assert median(delays) == pytest.approx(0.020, abs=0.0025)
+    assert 0.010 <= delays[0] < 0.012 + stalls.added
+    assert 0.028 < delays[-20] < 0.031 + stalls.added
+    assert 0.0175 < median(delays) < 0.0225 + stalls.added
     assert any(a > b for (a, _, _), (b, _, _) in pairwise(arrivals))
 
 
@@ -159,15 +161,13 @@ def test_jitter_that_may_reorder_is_uniform_within_its_bounds(kind: Kind) -> Non
 @pytest.mark.netns
 @pytest.mark.alone
 def test_jitter_that_keeps_the_order_lets_none_overtake() -> None:
-    longest = []
     with Line(LineSettings(Way(delay_ms=20, jitter_ms=10))) as line:
         sparse = cross(line, 30, gap=0.021)
-        for _ in range(3):
+        with Stalls() as stalls:
             dense = cross(line, 500, gap=0.0005)
-            assert [number for number, _, _ in dense] == list(range(500))
-            assert all(delay >= 0.010 for _, delay, _ in dense)
-            longest.append(max(delay for _, delay, _ in dense))
-    assert min(longest) < 0.032  # what else the machine does may delay any of them
+    assert [number for number, _, _ in dense] == list(range(500))
+    assert all(delay >= 0.010 for _, delay, _ in dense)
+    assert max(delay for _, delay, _ in dense) < 0.032 + stalls.added
     assert max(delay for _, delay, _ in sparse) - min(delay for _, delay, _ in sparse) > 0.010
 
 
@@ -226,14 +226,15 @@ def test_the_rate_is_that_of_ip_packets(kind: Kind) -> None:
 @pytest.mark.alone
 def test_the_queue_holds_its_bytes_and_drops_what_comes_then() -> None:
     with Line(LineSettings(Way(rate_mbit=4, queue_bytes=20_000)), "emulator") as line:
-        arrivals = cross(line, 200, size=1000)
+        with Stalls() as stalls:
+            arrivals = cross(line, 200, size=1000)
         counters = line.counters()
     # A packet leaves every 2 ms, and makes room for another one while they are sent.
     numbers = [number for number, _, _ in arrivals]
     assert numbers[:19] == list(range(19))
     assert 20 <= len(numbers) < 40
     assert counters.up.dropped["queue"] == 200 - len(numbers)
-    assert max(delay for _, delay, _ in arrivals) == pytest.approx(0.040, abs=0.004)
+    assert 0.036 < max(delay for _, delay, _ in arrivals) < 0.044 + stalls.added
 
 
 @needs_root
@@ -322,9 +323,9 @@ def test_flows_and_bytes_are_counted() -> None:
 @pytest.mark.netns
 @pytest.mark.alone
 def test_it_is_punctual_and_cheap_with_bulk() -> None:
-    # What else the machine does may delay any packet: the best of three tells what the emulator can do.
-    late_us, cpu_seconds = (min(figures) for figures in zip(*(bulk_for_a_second() for _ in range(3)), strict=True))
-    assert late_us < 2_000
+    with Stalls() as stalls:
+        late_us, cpu_seconds = bulk_for_a_second()
+    assert late_us < 2_000 + 1e6 * stalls.added
     assert cpu_seconds < 0.6
 
 
