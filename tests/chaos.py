@@ -152,7 +152,11 @@ class ChaosProxy:
         with suppress(BlockingIOError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
+                try:
+                    server = socket.create_connection(self._target)
+                except OSError:  # the kernel refuses one whose ports are those of a connection that it has not forgotten
+                    client.close()
+                    continue
                 for sock in (client, server):
                     sock.setblocking(False)
                     sock.setsockopt(*_NODELAY)

@@ -14,7 +14,8 @@ from tunnel import LIMIT, MEGABYTE, Service, Traffic, Tunnel, connect, echo, rec
 pytestmark = pytest.mark.alone
 
 FIGURES = logging.getLogger("figures")  # pytest --log-cli-level=INFO shows them
-UNFORGIVING = "--retries", "0:-1"
+UNFORGIVING = "--retries", "0:-1", "--burst", "4096"
+"""What was swallowed keeps its place in the pool for 3 s: the usual 1,024 are too few where 300 are in a second."""
 STRIPE_WAIT = 12.0  # seconds: as long as the receiver of a stripe waits for what it lacks, and some for a slow machine
 
 each_way = pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
