@@ -17,6 +17,7 @@ from functools import partial
 
 from benches.ends import CLIENT_PORT, HOST, Pair
 from benches.namespace import fail
+from tcsplitter.tuning import unpaced
 
 ECHO_SIZE = 36  # bytes: a keystroke in ssh
 
@@ -112,6 +113,7 @@ def connect(service: socket.socket, port: int) -> tuple[socket.socket, socket.so
     theirs, _ = service.accept()
     for sock in (ours, theirs):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        unpaced(sock)  # else what is measured may be BBR's pace between the load and the tunnel
     return ours, theirs
 
 
