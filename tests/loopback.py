@@ -1,5 +1,6 @@
 """What the tests on real sockets share: a reactor that serves until something holds, and ends of connections."""
 
+import random
 import socket
 import struct
 from collections.abc import Callable
@@ -11,6 +12,19 @@ from tcsplitter.modes import Kind
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, boot_time
 from tcsplitter.transport import Carriers, CarrierSocket, Dialler
+
+
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
+    """A port that nobody has, below those that the kernel gives to whoever asks for none: it stays free."""
+    dice = random.SystemRandom()
+    while True:
+        with socket.socket(socket.AF_INET, kind) as sock:
+            port = dice.randrange(20_000, 30_000)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Clock:

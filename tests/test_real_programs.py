@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from loopback import free_port
 from tunnel import LIMIT, MEGABYTE, Process, Service, Tunnel, blocks, receive_exactly
 
 FIGURES = logging.getLogger("figures")  # pytest --log-cli-level=INFO shows them
@@ -49,19 +50,6 @@ def run(command: Sequence[str | Path], tunnel: Tunnel, limit: float = LIMIT) -> 
     )
     assert done.returncode == 0, f"{command[0]} left with exit code {done.returncode}: {done.stderr.decode()}"
     return done.stdout
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below those that the kernel gives to the tunnel's many connections."""
-    dice = random.SystemRandom()
-    while True:
-        with socket.socket() as sock:
-            port = dice.randrange(20_000, 30_000)
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def write_file(path: Path, size: int, seed: int) -> str:

@@ -8,6 +8,7 @@ from threading import Event
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from loopback import free_port
 from udp_local import FakeFlow, Harness
 
 from tcsplitter import net, udp
@@ -23,13 +24,6 @@ def harness() -> Generator[Harness, None, None]:
     harness = Harness()
     yield harness
     harness.close()
-
-
-def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def numbered(sizes: list[int] | tuple[int, ...]) -> list[bytes]:
@@ -203,7 +197,7 @@ def test_close_all_ends_everything(harness: Harness) -> None:
 
 
 def test_a_refusal_does_not_end_a_flow(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    port = free_port()
+    port = free_port(socket.SOCK_DGRAM)
     flow = FakeFlow()
     harness.forward("127.0.0.1", port).open(flow, harness.reactor.now)
     harness.give(flow, b"too early")
@@ -221,8 +215,8 @@ def test_a_refusal_does_not_end_a_flow(harness: Harness, caplog: pytest.LogCaptu
 
 
 def test_a_target_that_refuses_gives_way_to_the_next(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = harness.plain("127.0.0.2", 0)
-    port = service.getsockname()[1]
+    port = free_port(socket.SOCK_DGRAM)
+    service = harness.plain("127.0.0.2", port)
     targets = [(socket.AF_INET, (host, port)) for host in ("127.0.0.1", "127.0.0.2")]
     monkeypatch.setattr(net, "_look_up", lambda _address, _flags: targets)
     forwarder = harness.forward("two-homes.test", port)
