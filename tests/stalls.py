@@ -1,4 +1,4 @@
-"""How long this machine let programs wait while a test measured: what it adds to any time, whoever is measured."""
+"""How long this machine stood still while a test measured: what it adds to any time, whoever is measured. Needs root."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ _SLEEPER = f"""if True:
 
 
 class Stalls:
-    """A process on each processor that does nothing but wake every STEP.
+    """A process on each processor that does nothing but wake every STEP, before any other: the load of the test delays it not.
 
     with Stalls() as stalls:
         ...
@@ -37,6 +37,7 @@ class Stalls:
             sleeper = subprocess.Popen([sys.executable, "-c", _SLEEPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             self._sleepers.append(sleeper)
             os.sched_setaffinity(sleeper.pid, {processor})
+            os.sched_setscheduler(sleeper.pid, os.SCHED_FIFO, os.sched_param(1))
         for sleeper in self._sleepers:
             assert sleeper.stdout is not None
             sleeper.stdout.readline()
