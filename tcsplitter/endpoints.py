@@ -1,7 +1,4 @@
-"""The local side: sockets of client programs and of the service, each joined to one stream.
-
-`update` recomputes from the stream's state what is to be done and what is to be waited for.
-"""
+"""The local side: sockets of client programs and of the service, each joined to one stream."""
 
 import os
 import socket
@@ -10,7 +7,7 @@ from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from socket import SocketType
 
-from tcsplitter.joint import READ_SIZE, Stream, joint_of
+from tcsplitter.joint import READ_SIZE, Joined, Stream, joint_of
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Resolver, Target, abort, start_connect
 from tcsplitter.options import Address
@@ -61,7 +58,7 @@ class Endpoints:
             self._check.at(now + CHECK_EVERY)
 
 
-class TcpEndpoint(Watched):
+class TcpEndpoint(Joined, Watched):
     """A connected local socket, joined to a stream."""
 
     __slots__ = ("_endpoints", "_joint", "_shut", "_sock")
@@ -82,26 +79,6 @@ class TcpEndpoint(Watched):
         if events & EVENT_WRITE or not (self.events & EVENT_READ and self._joint.reads):  # else nothing changes
             self.update(now)
 
-    def update(self, now: float) -> None:
-        """Do what the stream's state asks for."""
-        if self.closed:
-            return
-        stream = self._joint.stream
-        if stream.reset_code is not None:
-            self.abort()
-            return
-        if not self._joint.write(now):
-            self._broke()
-        if stream.at_end and not (self._shut or self.closed):
-            self._shut_down()
-        if self.closed:
-            return
-        if self._joint.eof and self._shut:
-            self._close()
-            return
-        self.watch((EVENT_READ if self._joint.reads else 0) | (EVENT_WRITE if stream.readable else 0))
-        self._endpoints.set_blind(self, not self.events)
-
     def check(self) -> None:
         """Look whether the connection broke while nothing was waited for."""
         if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -110,6 +87,19 @@ class TcpEndpoint(Watched):
     def abort(self) -> None:
         """Reset the local connection."""
         abort(self._sock)
+        self._close()
+
+    def _wait(self) -> None:
+        self.watch((EVENT_READ if self._joint.reads else 0) | (EVENT_WRITE if self._joint.stream.readable else 0))
+        self._endpoints.set_blind(self, not self.events)
+
+    def _cut_off(self) -> None:
+        self.abort()
+
+    def _cannot_write(self) -> None:
+        self._broke()
+
+    def _done(self) -> None:
         self._close()
 
     def _shut_down(self) -> None:

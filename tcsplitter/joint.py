@@ -1,8 +1,10 @@
-"""Between a stream and the local program at its end: what is read and written when a descriptor is ready.
+"""Between a stream and the local program at its end: what is read and written when a descriptor is ready, and what follows.
 
-It keeps no data. It reads no more than the stream has room for, and what the local program does not take stays in the stream.
+`update` recomputes from the stream's state what is to be done and what is to be waited for. Nothing here keeps data:
+no more is read than the stream has room for, and what the local program does not take stays in the stream.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -140,6 +142,55 @@ class _TickingJoint(Joint):
     def stop(self) -> None:
         """Nothing is to be read any more: the next reading is called off."""
         self._timer.cancel()
+
+
+class Joined(ABC):
+    """What is joined to a stream by a Joint: what the stream's state asks of it, and in which order."""
+
+    __slots__ = ()
+    closed: bool
+    _joint: Joint
+    _shut: bool
+    """The local program was told that nothing more comes."""
+
+    def update(self, now: float) -> None:
+        """Do what the stream's state asks for."""
+        if self.closed:
+            return
+        stream = self._joint.stream
+        if stream.reset_code is not None:
+            self._cut_off()
+            return
+        if not self._joint.write(now):
+            self._cannot_write()
+        if stream.at_end and not (self._shut or self.closed):
+            self._shut_down()
+        if self.closed:
+            return
+        if self._joint.eof and self._shut:
+            self._done()
+        else:
+            self._wait()
+
+    @abstractmethod
+    def _cut_off(self) -> None:
+        """The stream was reset."""
+
+    @abstractmethod
+    def _cannot_write(self) -> None:
+        """The local program takes nothing more: close, and reset the stream."""
+
+    @abstractmethod
+    def _shut_down(self) -> None:
+        """Tell the local program that nothing more comes."""
+
+    @abstractmethod
+    def _done(self) -> None:
+        """Both directions have ended in order."""
+
+    @abstractmethod
+    def _wait(self) -> None:
+        """Wait for what can go on."""
 
 
 def joint_of(source: Source, reactor: Reactor, stream: Stream, recv: Recv, send: Send, tick: float) -> Joint:

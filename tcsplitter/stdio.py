@@ -8,13 +8,13 @@ from functools import partial
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 
-from tcsplitter.joint import Stream, joint_of
+from tcsplitter.joint import Joined, Stream, joint_of
 from tcsplitter.reactor import Reactor, Watched
 
 _NOT_WRITTEN = "cannot write to standard output"
 
 
-class StdioEndpoint:
+class StdioEndpoint(Joined):
     """Two descriptors as one endpoint: pipes, sockets, terminals or files, such as stdin and stdout.
 
     `on_end(clean)` is called once: when both directions have ended, or with False when one of them broke; if a descriptor was
@@ -43,26 +43,6 @@ class StdioEndpoint:
             self._broke("cannot read standard input", self._joint.error)
         self.update(now)
 
-    def update(self, now: float) -> None:
-        """Do what the stream's state asks for."""
-        if self.closed:
-            return
-        stream = self._joint.stream
-        if stream.reset_code is not None:
-            self._end(clean=False)
-            return
-        if not self._joint.write(now):
-            self._broke(_NOT_WRITTEN, self._joint.error)
-        if stream.at_end and not (self._shut or self.closed):
-            self._shut_down()
-        if self.closed:
-            return
-        if self._joint.eof and self._shut:
-            self._end(clean=True)
-            return
-        self._in.watch(EVENT_READ if self._joint.reads else 0)
-        self._out.watch(EVENT_WRITE if stream.readable else 0)
-
     def close(self) -> None:
         """Wait for nothing any more, and leave the descriptors as they were found."""
         if not self.closed:
@@ -72,6 +52,19 @@ class StdioEndpoint:
             self._out.close()
             for fd, blocking in self._were_blocking:
                 os.set_blocking(fd, blocking)
+
+    def _wait(self) -> None:
+        self._in.watch(EVENT_READ if self._joint.reads else 0)
+        self._out.watch(EVENT_WRITE if self._joint.stream.readable else 0)
+
+    def _cut_off(self) -> None:
+        self._end(clean=False)
+
+    def _cannot_write(self) -> None:
+        self._broke(_NOT_WRITTEN, self._joint.error)
+
+    def _done(self) -> None:
+        self._end(clean=True)
 
     def _shut_down(self) -> None:
         self._shut = True
