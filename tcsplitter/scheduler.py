@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MAX_CHUNKS = 384
 """Chunks in one shot; with control frames they stay below the limit of a body."""
 SPARSE_BYTES = 10_000
-"""A stream with more than that, or than a payload where that is less, unsent and unacknowledged is bulk."""
+"""A stream with so much, or with a payload where that is less, unsent and unacknowledged is bulk."""
 
 
 class Portion(Protocol):
@@ -52,9 +52,9 @@ class Source(Protocol):
 class Scheduler:
     """Two queues of streams (and flows) that have something to send.
 
-    *Sparse* streams, which have no more than a payload unsent and unacknowledged, go first and are not held by the bound on what
-    is under way. The others, *bulk*, take turns of one payload each: deficit round robin (Shreedhar and Varghese, 1996) with a
-    surplus carried over, the two queues as in FQ-CoDel (RFC 8290).
+    *Sparse* streams, which have less than a payload unsent and unacknowledged, go first and are not held by the bound on what is
+    under way; a busy one that is read ahead by a payload is not among them. The others, *bulk*, take turns of one payload each:
+    deficit round robin (Shreedhar and Varghese, 1996) with a surplus carried over, the two queues as in FQ-CoDel (RFC 8290).
     """
 
     def __init__(self, size: PayloadSize) -> None:
@@ -70,8 +70,8 @@ class Scheduler:
         return bool(self.sparse or self.bulk)
 
     def is_sparse(self, stream: Source) -> bool:
-        """Whether it has no more than a payload unsent and unacknowledged."""
-        return stream.unacknowledged + stream.unsent <= self._sparse_bytes
+        """Whether it has less than a payload unsent and unacknowledged."""
+        return stream.unacknowledged + stream.unsent < self._sparse_bytes
 
     def schedule(self, stream: Source) -> None:
         """Let a stream wait for its turn, if it does not already and has something to send."""

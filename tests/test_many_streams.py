@@ -23,7 +23,7 @@ FIGURES = logging.getLogger("figures")  # pytest --log-cli-level=INFO shows them
 PIECE = 65_536
 PERIOD = 251  # of what is sent; a prime, so that no buffer's size is a multiple of it
 PATTERN = bytes(range(PERIOD)) * (2 * PIECE // PERIOD + 2)
-LEAST_SHARE = 0.4  # of what a stream gets on average, when half of everything has come back
+LEAST_SHARE = 0.6  # of what a stream gets on average, when half of everything has come back
 LONGEST_ECHO = 0.08  # seconds, the median beside busy streams
 MOST_MEMORY = 4_000  # bytes of an end for each idle stream
 WARM = 500  # streams, opened before memory is looked at

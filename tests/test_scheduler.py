@@ -78,8 +78,8 @@ def test_a_keystroke_is_not_held_by_the_bound_on_bulk() -> None:
     assert rig.shot(bulk=False) == []
 
 
-@pytest.mark.parametrize(("count", "sparse"), [(SIZE, True), (SIZE + 1, False)])
-def test_a_stream_with_more_than_a_payload_is_bulk(count: int, sparse: bool) -> None:
+@pytest.mark.parametrize(("count", "sparse"), [(SIZE - 1, True), (SIZE, False)])
+def test_a_stream_with_a_payload_is_bulk(count: int, sparse: bool) -> None:
     rig = Rig()
     stream = rig.stream(count)
     assert stream.queue is (rig.scheduler.sparse if sparse else rig.scheduler.bulk)
@@ -89,7 +89,7 @@ def test_a_stream_with_more_than_a_payload_is_bulk(count: int, sparse: bool) -> 
 @pytest.mark.parametrize("more", [0, 1])
 def test_what_is_unacknowledged_counts(size: int, limit: int, more: int) -> None:
     rig = Rig(size)
-    stream = rig.stream(limit - 1)
+    stream = rig.stream(limit - 2)
     (chunk,) = rig.shot()
     rig.shot()
     stream.write(bytes(1 + more))
@@ -132,6 +132,19 @@ def test_bulk_streams_share_within_one_payload(sizes: list[int], shots: int, key
     counts = [sent[stream] for stream in bulk]
     # A turn that a keystroke cut short is made up for in the next round, so that one may be ahead by that much more.
     assert max(counts) - min(counts) <= (2 * SIZE - 1 if keystrokes else SIZE)
+
+
+def test_streams_that_are_read_ahead_by_a_payload_do_not_go_before_those_that_are_ahead_by_more() -> None:
+    rig = Rig()
+    far_ahead, others = rig.stream(50 * SIZE), [rig.stream(SIZE) for _ in range(5)]
+    sent: Counter[Source] = Counter()
+    for _ in range(60):
+        (chunk,) = rig.shot()
+        sent[chunk.source] += 1
+        chunk.source.chunk_acked(chunk)
+        if chunk.source is not far_ahead:
+            cast("Stream", chunk.source).write(bytes(SIZE))
+    assert {sent[stream] for stream in (far_ahead, *others)} == {10}
 
 
 def test_a_turn_that_is_cut_short_gives_no_more_in_the_long_run() -> None:

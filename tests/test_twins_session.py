@@ -244,7 +244,7 @@ def test_bulk_has_no_twins() -> None:
     (stream,) = pair.client.streams
     stream.write(bytes(20 * SIZE))
     pair.flush()
-    assert pair.counted(CLIENT, "hedges_sent") <= 1, "the last one is that of a stream with no more than a payload left"
+    assert pair.counted(CLIENT, "hedges_sent") <= 1, "the last one is that of a stream with less than a payload left"
 
 
 def test_twins_at_once_stop_at_their_budget() -> None:
