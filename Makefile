@@ -25,9 +25,9 @@ venv: $(INSTALLED) ## .venv with all that is needed, and the core built in place
 demo: venv ## both ends on loopback, with real traffic that is checked
 	$(BIN)/tcsplitter demo
 
-# What measures time has the machine to itself; the other tests, which mostly wait, share it.
+# What measures time has the machine to itself; the other tests, many of which mostly wait, share it.
 test: lint ## lint, types and the fast tests
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not alone'
+	$(BIN)/pytest -n 3 --dist loadfile -m 'not slow and not alone'
 	$(BIN)/pytest -m 'alone and not slow'
 
 lint: venv ## style and types

@@ -11,6 +11,8 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 
+pytestmark = pytest.mark.slow  # all is compiled once more; CI runs these as well
+
 ROOT = Path(__file__).parent.parent
 SHIPPED_FOLDERS = ("benches", "sysctl", "tcsplitter", "tests", "utils")
 BUILT = (".so", ".pyc")
