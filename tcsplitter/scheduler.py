@@ -14,6 +14,9 @@ MAX_CHUNKS = 384
 SPARSE_BYTES = 10_000
 """A stream with so much, or with a payload where that is less, unsent and unacknowledged is bulk."""
 
+SPARSE_PAYLOADS = 8
+"""After so many payloads of sparse streams that went before bulk which waits, bulk has a turn, whatever is under way."""
+
 
 class Portion(Protocol):
     """What was cut of a source for a payload: chunks.Chunk, datagrams.Piece."""
@@ -55,6 +58,7 @@ class Scheduler:
     *Sparse* streams, which have less than a payload unsent and unacknowledged, go first and are not held by the bound on what is
     under way; a busy one that is read ahead by a payload is not among them. The others, *bulk*, take turns of one payload each:
     deficit round robin (Shreedhar and Varghese, 1996) with a surplus carried over, the two queues as in FQ-CoDel (RFC 8290).
+    However many sparse streams there are, bulk does not starve.
     """
 
     def __init__(self, size: PayloadSize) -> None:
@@ -63,6 +67,8 @@ class Scheduler:
         self.lost: dict[Source, None] | None = None
         """Those that may have something to send again; kept from when there are carriers for that alone."""
         self._size = size
+        self._passed = 0
+        """Bytes of sparse streams that went before bulk since that had its last turn."""
         self._sparse_bytes = min(size.bytes, SPARSE_BYTES)
 
     def __bool__(self) -> bool:
@@ -91,7 +97,7 @@ class Scheduler:
         most = min(most, MAX_CHUNKS)
         chunks: list[Portion] = []
         while budget > 0 and len(chunks) < most and (self.sparse or (self.bulk and may_send_bulk)):
-            stream = (self.sparse or self.bulk)[0]
+            stream = (self.bulk if not self.sparse or self._bulk_is_due() else self.sparse)[0]
             chunk = stream.cut(budget)
             if chunk is None:
                 if chunks and stream.needs_room:
@@ -122,7 +128,12 @@ class Scheduler:
                 del self.lost[stream]
         return chunks
 
+    def _bulk_is_due(self) -> bool:
+        """Whether sparse streams have passed bulk for long enough."""
+        return bool(self.bulk) and self._passed >= SPARSE_PAYLOADS * self._size.bytes
+
     def _charge(self, stream: Source, count: int) -> None:
+        self._passed = self._passed + count if stream.queue is self.sparse and self.bulk else 0
         stream.deficit -= count
         turn_is_over, waits = stream.deficit <= 0, stream.wants_to_send
         if turn_is_over:

@@ -13,7 +13,7 @@ from tcsplitter._core import ShotWriter
 from tcsplitter.chunks import Chunk
 from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import MAX_UNACKED_CHUNKS
-from tcsplitter.scheduler import MAX_CHUNKS, SPARSE_BYTES, Source
+from tcsplitter.scheduler import MAX_CHUNKS, SPARSE_BYTES, SPARSE_PAYLOADS, Source
 from tcsplitter.shared import Handling, Shared
 from tcsplitter.streams import Stream
 from tcsplitter.table import StreamTable
@@ -145,6 +145,20 @@ def test_streams_that_are_read_ahead_by_a_payload_do_not_go_before_those_that_ar
         if chunk.source is not far_ahead:
             cast("Stream", chunk.source).write(bytes(SIZE))
     assert {sent[stream] for stream in (far_ahead, *others)} == {10}
+
+
+@pytest.mark.parametrize("size", [36, SIZE // 2])
+def test_bulk_does_not_starve_beside_many_questions_and_answers(size: int) -> None:
+    rig = Rig()
+    flood, busy = [rig.stream() for _ in range(20)], rig.stream(100 * SIZE)
+    sent: Counter[bool] = Counter()
+    for _ in range(1_000):
+        next(stream for stream in flood if not stream.unsent).write(bytes(size))
+        for chunk in rig.shot(bulk=False):  # what the others have under way fills the line
+            sent[chunk.source is busy] += len(chunk.data)
+            chunk.source.chunk_acked(chunk)
+    turns = sent[False] / (SPARSE_PAYLOADS * SIZE)
+    assert turns - 1 <= sent[True] / SIZE <= turns + 1
 
 
 def test_a_turn_that_is_cut_short_gives_no_more_in_the_long_run() -> None:
