@@ -4,8 +4,8 @@
 
 Purpose: how far from floor.c the interpreter alone is; also for --floor of loopback.py. A client end reads payloads from a local
 program and dials a connection for each; a server end passes them on, sends a payload of the other direction back and closes.
-Nothing is numbered, acknowledged, put in order or timed, and nothing that fails is repaired. Prints a line of JSON, as floor.c
-does.
+Local programs are read from and written to once in a wake, with all there is. Nothing is numbered, acknowledged, put in order or
+timed, and nothing that fails is repaired. Prints a line of JSON, as floor.c does.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a script it has 
 from benches.ends import CLIENT_PORT, HOST, SERVER_PORT, SERVICE_PORT, accepted, cpu_seconds
 from benches.load import Job, bulk, running
 from benches.namespace import enter_namespace
+from tcsplitter.tuning import widen
 
 WARM_UP = 0.5  # seconds of bulk before anything is measured
 NONCE, TAG = 12, 16  # bytes that sealing adds
 ACCEPTS = 16  # in one wake
 BACKLOG = 1024
+MOST_READ, MOST_BUFFERS = 1_048_576, 1024  # of a local program in one go: bytes, buffers
 
 
 class Seal:
@@ -45,7 +47,7 @@ class Seal:
         self._aead = AESGCM(bytes(16))
         self._next = 0
 
-    def seal(self, payload: bytes) -> bytes:
+    def seal(self, payload: bytes | memoryview) -> bytes:
         nonce = self._next.to_bytes(NONCE, "little")
         self._next += 1
         return nonce + self._aead.encrypt(nonce, payload, None)
@@ -77,46 +79,72 @@ class Loop:
     def mute(self, sock: socket.socket, muted: bool) -> None:
         self._epoll.modify(sock, 0 if muted else select.EPOLLIN)
 
-    def run(self) -> None:
+    def run(self, at_end: Callable[[], None]) -> None:
+        """Serve what is ready, again and again; `at_end` of each wake."""
         while True:
             for fd, _events in self._epoll.poll():
                 if callback := self._callbacks.get(fd):
                     callback()
+            at_end()
 
 
 class Local:
     """The local program, which reads whatever it is sent, and is read in payloads of `size` while any are wanted."""
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, size: int, wanted: Callable[[], int], take: Callable[[bytes], None]
+        self, loop: Loop, sock: socket.socket, size: int, wanted: Callable[[], int], take: Callable[[bytes | memoryview], None]
     ) -> None:
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        self.send = sock.sendall
+        widen(sock, MOST_READ)
         self._loop, self._sock, self._size, self._wanted, self._take = loop, sock, size, wanted, take
+        self._out: list[bytes | memoryview] = []
         self._held = b""
-        self._readable = False
+        self._readable, self._waits = False, True
         loop.add(sock, self._on_ready)
 
-    def pump(self) -> None:
-        """Take what there is and is wanted."""
-        while self._readable and self._wanted():
-            try:
-                data = self._sock.recv(self._size - len(self._held), MSG_DONTWAIT)
-            except BlockingIOError:
-                self._readable = False
-                self._loop.mute(self._sock, False)
-                return
-            if not data:
-                raise ConnectionError("the program is gone")
-            self._held += data
-            if len(self._held) == self._size:
-                payload, self._held = self._held, b""
-                self._take(payload)
+    def send(self, data: bytes) -> None:
+        """Write it at the end of the wake."""
+        self._out.append(data)
+
+    def settle(self) -> None:
+        """The wake ends: write what there is, read what is wanted."""
+        self._write()
+        while (count := self._wanted()) and (len(self._held) >= self._size or self._read(count * self._size)):
+            whole = min(count, len(self._held) // self._size) * self._size
+            view = memoryview(self._held)
+            for start in range(0, whole, self._size):
+                self._take(view[start : start + self._size])
+            self._held = self._held[whole:]
+        waits = count > 0
+        if waits != self._waits:
+            self._waits = waits
+            self._loop.mute(self._sock, not waits)
+
+    def _write(self) -> None:
+        out, self._out = self._out, []
+        while out:
+            sent = self._sock.sendmsg(out[:MOST_BUFFERS])
+            while out and sent >= len(out[0]):
+                sent -= len(out.pop(0))
+            if sent:
+                out[0] = memoryview(out[0])[sent:]
+
+    def _read(self, most: int) -> bool:
+        """Whether anything came."""
+        if not self._readable:
+            return False
+        self._readable = False
+        try:
+            data = self._sock.recv(min(most, MOST_READ), MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        if not data:
+            raise ConnectionError("the program is gone")
+        self._held += data
+        return True
 
     def _on_ready(self) -> None:
         self._readable = True
-        self._loop.mute(self._sock, True)
-        self.pump()
 
 
 class Connection:
@@ -145,7 +173,7 @@ def serve(listening: socket.socket, service: socket.socket, size: int) -> None:
     loop, seal = Loop(), Seal()
     idle: deque[socket.socket] = deque()
 
-    def answer(payload: bytes) -> None:
+    def answer(payload: bytes | memoryview) -> None:
         sock = idle.popleft()
         sock.sendall(seal.seal(payload))
         sock.close()
@@ -155,7 +183,6 @@ def serve(listening: socket.socket, service: socket.socket, size: int) -> None:
     def arrived(connection: Connection, sealed: bytes) -> None:
         local.send(seal.open(sealed))
         idle.append(connection.sock)
-        local.pump()
 
     def go_on(connection: Connection) -> None:
         if (sealed := connection.read()) is not None:
@@ -175,7 +202,7 @@ def serve(listening: socket.socket, service: socket.socket, size: int) -> None:
                 arrived(connection, sealed)
 
     loop.add(listening, accept)
-    loop.run()
+    loop.run(local.settle)
 
 
 def dial(program: socket.socket, size: int, most: int) -> None:
@@ -183,7 +210,7 @@ def dial(program: socket.socket, size: int, most: int) -> None:
     loop, seal = Loop(), Seal()
     left = most
 
-    def send(payload: bytes) -> None:
+    def send(payload: bytes | memoryview) -> None:
         nonlocal left
         left -= 1
         sock = socket.socket()
@@ -200,9 +227,8 @@ def dial(program: socket.socket, size: int, most: int) -> None:
             loop.close(connection.sock)
             left += 1
             local.send(seal.open(sealed))
-            local.pump()
 
-    loop.run()
+    loop.run(local.settle)
 
 
 # --- The program
