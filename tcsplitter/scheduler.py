@@ -13,7 +13,6 @@ MAX_CHUNKS = 384
 """Chunks in one shot; with control frames they stay below the limit of a body."""
 SPARSE_BYTES = 10_000
 """A stream with so much, or with a payload where that is less, unsent and unacknowledged is bulk."""
-
 SPARSE_PAYLOADS = 8
 """After so many payloads of sparse streams that went before bulk which waits, bulk has a turn, whatever is under way."""
 

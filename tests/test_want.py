@@ -225,8 +225,8 @@ def test_parity_that_is_asked_for_goes_with_bulk_too(side: int) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize(("size", "copies"), [(100, 3), (SMALL_SHOT + 100, 1), (SIZE - 1, 1)])
-def test_on_a_full_line_only_small_shots_are_sent_more_than_once(size: int, copies: int, side: int) -> None:
+@pytest.mark.parametrize(("size", "copies"), [(100, 3), (SMALL_SHOT + 100, 1), (SIZE - 1, 1), (SIZE, 0)])
+def test_on_a_full_line_small_shots_are_sent_more_than_once_and_whole_payloads_wait(size: int, copies: int, side: int) -> None:
     line = FullLine(AUTO, side)
     sent = line.say(size)
     sent += line.pair.wait(RTT / 3)
