@@ -44,10 +44,10 @@ def translated(names: list[str], **directives: bool) -> list[Extension]:
     return cythonize([compiled(name) for name in names], build_dir=build_dir, compiler_directives=directives)
 
 
-session = sorted(path.stem for path in Path("tcsplitter").glob("*.pxd") if path.stem != "_core")
+typed = sorted(path.stem for path in Path("tcsplitter").glob("*.pxd") if path.stem != "_core")
 
 setup(
     # The core checks all bounds itself, before it reads. The session is Python, where a mistake is an exception and no crash.
-    ext_modules=translated(["_core"], boundscheck=debug) + translated(session, boundscheck=True, nonecheck=True),
+    ext_modules=translated(["_core"], boundscheck=debug) + translated(typed, boundscheck=True, nonecheck=True),
     options={"build_ext": {"parallel": os.cpu_count()}},
 )

@@ -11,9 +11,10 @@ from tcsplitter.joint import READ_SIZE, Joined, Stream, joint_of
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Resolver, Target, abort, start_connect
 from tcsplitter.options import Address
-from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.reactor import Reactor
 from tcsplitter.streams import REFUSED
 from tcsplitter.tuning import unpaced, widen
+from tcsplitter.watched import Watched
 
 CHECK_EVERY = 0.5  # seconds between looks at sockets that wait for nothing and would not notice a reset
 

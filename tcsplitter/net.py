@@ -18,7 +18,8 @@ from typing import Any
 from tcsplitter.errors import ConfigError
 from tcsplitter.log import LimitedLog
 from tcsplitter.options import Address
-from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.reactor import Reactor
+from tcsplitter.watched import Watched
 
 ACCEPT_BATCH = 64  # connections accepted in one wake
 ACCEPT_PAUSE = 0.1  # seconds without accepting when descriptors or memory ran out

@@ -12,7 +12,6 @@ import select
 import signal
 import socket
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,8 @@ from math import ceil, inf
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
 from types import FrameType
 from typing import Any, Protocol
+
+from tcsplitter.watched import Closable, Watched
 
 JUMP = 5.0  # seconds: waking that much later than asked for means that the machine or the process slept
 _MAX_SLEEP = JUMP  # seconds; a reactor that nothing wakes could not tell how long it slept
@@ -42,72 +43,6 @@ class Source(Protocol):
 
     def on_ready(self, events: int, now: float) -> None:
         """The descriptor is ready for `events` (EVENT_READ | EVENT_WRITE; both on an error)."""
-
-
-class Closable(Protocol):
-    """What `close_later` takes."""
-
-    def close(self) -> None: ...
-
-
-class Watched(ABC):
-    """A Source that holds a descriptor; `watch` states which events it waits for."""
-
-    __slots__ = ("asked", "closed", "events", "fd", "reactor")
-
-    def __init__(self, reactor: "Reactor", fd: int) -> None:
-        self.reactor = reactor
-        self.fd = fd
-        self.events = 0
-        """What it waits for."""
-        self.asked = 0
-        """What the selector was asked for; 0: it is not registered, as selectors take no empty set."""
-        self.closed = False
-
-    def watch(self, events: int) -> None:
-        """Wait for `events` and nothing else. The selector is asked when the wake ends: much is over by then, or changed again.
-        What is waited for no more it forgets at once, as the descriptor may become another file's."""
-        if events == self.events:
-            return
-        self.events = events
-        if events:
-            self.reactor.changed.append(self)
-        elif self.asked:
-            self.reactor.unregister(self.fd)
-            self.asked = 0
-
-    def rest(self, events: int) -> None:
-        """The same for one that goes by `leave`, mostly in this very wake: the selector is told when the wake ends, even if
-        nothing is left to wait for."""
-        self.events = events
-        self.reactor.changed.append(self)
-
-    def ask(self) -> None:
-        """Ask the selector for what is waited for. Raises PermissionError for files that cannot be waited for."""
-        if self.events == self.asked:
-            return
-        if not self.events:
-            self.reactor.unregister(self.fd)
-        elif self.asked:
-            self.reactor.modify(self.fd, self.events, self)
-        else:
-            self.reactor.register(self.fd, self.events, self)
-        self.asked = self.events
-
-    def leave(self, closable: Closable) -> None:
-        """Wait for nothing any more, and close at the end of this wake what holds the descriptor."""
-        self.part()
-        self.reactor.close_later(closable)
-
-    def part(self) -> None:
-        """Wait for nothing any more; what holds the descriptor is to be closed before this wake ends."""
-        if self.asked:
-            self.reactor.forget(self.fd)
-        self.events = self.asked = 0
-
-    @abstractmethod
-    def on_ready(self, events: int, now: float) -> None:
-        """As Source has it."""
 
 
 class Timer:

@@ -9,7 +9,8 @@ from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 
 from tcsplitter.joint import Joined, Stream, joint_of
-from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.reactor import Reactor
+from tcsplitter.watched import Watched
 
 _NOT_WRITTEN = "cannot write to standard output"
 

@@ -8,17 +8,19 @@ import os
 import socket
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
-from socket import SocketType
+from socket import MSG_MORE, SocketType
 from typing import Protocol
 
 from tcsplitter.carrier import CLOSE, DIAL, PROBE, RESET, SHUT, TAIL, WRITE, Action, Carrier
 from tcsplitter.modes import Kind
 from tcsplitter.net import Resolver, Target, abort, start_connect, unacknowledged
 from tcsplitter.options import Address
-from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.reactor import Reactor
 from tcsplitter.tuning import Tuning
+from tcsplitter.watched import Watched
 
 RECV_SIZE = 135_168  # bytes of one read: the largest payload there is without --frags, with all that a shot adds, in one piece
 RECV_ROUNDS = 4  # reads of one carrier in one wake
@@ -27,7 +29,6 @@ QUEUE_LIMIT = 67_108_864  # bytes queued on one carrier; twice what a session ma
 CAP_CHECK = 262_144  # bytes read from carriers between two looks at the protocol's caps in one wake
 PAUSE_CHECK = 0.05  # seconds between looks at carriers that are not read because of a cap
 SILENCE = 3.0  # seconds without an answer after which a dial that is given up counts against its target
-_APART = (PROBE, TAIL)  # what shares no segment with what was written before
 CLOSE_TIMEOUT = 30_000  # ms in which the other kernel must take the rest of a queue after CLOSE
 
 
@@ -98,7 +99,7 @@ class _Route:
         if self._resolver.targets:
             self._connect(conn, now)
         else:
-            self._resolver.look_up(lambda later: self._connect(conn, later))
+            self._resolver.look_up(partial(self._connect, conn))
 
     def reached(self, target: Target | None, now: float) -> None:
         """The target took a connection."""
@@ -165,9 +166,7 @@ class Carriers:
             elif conn is None:
                 continue  # lost in this very wake; the protocol was told
             elif op is WRITE or op is TAIL:
-                # What follows at once for the same carrier shares a segment with this.
-                more = index < last and actions[index + 1][1] is carrier and actions[index + 1][0] not in _APART
-                conn.write(data, more, now)
+                conn.write(data, index < last and _shares_segment(actions[index + 1], carrier), now)
             elif op is CLOSE:
                 conn.close()
             elif op is SHUT:
@@ -240,10 +239,9 @@ class CarrierSocket(Watched):
         "connected",
         "target",
     )
-    _sock: SocketType
 
     def __init__(self, carriers: Carriers, carrier: Carrier) -> None:
-        super().__init__(carriers.reactor, -1)
+        Watched.__init__(self, carriers.reactor, -1)
         self.carriers = carriers
         self.carrier = carrier
         self.connected = False
@@ -304,7 +302,7 @@ class CarrierSocket(Watched):
             return
         self._corked = more
         try:
-            sent = self._sock.send(data, socket.MSG_MORE if more else 0)
+            sent = self._sock.send(data, MSG_MORE if more else 0)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -428,7 +426,7 @@ class CarrierSocket(Watched):
         while queue and budget > 0:
             head = queue[0]
             try:
-                sent = self._sock.send(head, socket.MSG_MORE if ends or len(queue) > 1 else 0)
+                sent = self._sock.send(head, MSG_MORE if ends or len(queue) > 1 else 0)
             except BlockingIOError:
                 return
             except OSError:
@@ -475,6 +473,12 @@ class CarrierSocket(Watched):
                 self._sock.close()
             else:
                 self.leave(self._sock)
+
+
+def _shares_segment(following: Action, carrier: Carrier) -> bool:
+    """Whether what follows what is written to this carrier goes with it at once."""
+    op, other, _ = following
+    return other is carrier and op is not PROBE and op is not TAIL
 
 
 def _reason(code: int | None) -> str:

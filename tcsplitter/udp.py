@@ -20,7 +20,8 @@ from tcsplitter._core import MAX_DATAGRAM
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Resolver, Target, bind_all
 from tcsplitter.options import Address
-from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.reactor import Reactor
+from tcsplitter.watched import Watched
 
 READ_BATCH, READ_BYTES = 256, 65_536  # datagrams and about bytes read from one socket in one wake: less than a flow's queue holds
 RECEIVE_BUFFER = 4_194_304  # bytes asked for each socket; where it may not be forced, the kernel gives up to net.core.rmem_max

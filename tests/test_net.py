@@ -17,8 +17,9 @@ from tcsplitter.errors import ConfigError
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Listener, Resolver, listen_on
 from tcsplitter.options import Address
-from tcsplitter.reactor import Reactor, Watched
+from tcsplitter.reactor import Reactor
 from tcsplitter.udp import bind_udp
+from tcsplitter.watched import Watched
 
 LOOPBACK = Address("127.0.0.1", 0)
 

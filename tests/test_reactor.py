@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Clock
 
-from tcsplitter.reactor import _DEAD_TIMERS, JUMP, Reactor, Watched, _Poller
+from tcsplitter.reactor import _DEAD_TIMERS, JUMP, Reactor, _Poller
+from tcsplitter.watched import Watched
 
 pytestmark = pytest.mark.alone
 
