@@ -92,6 +92,7 @@ class Session:
         """Something is about to happen, at this time."""
         self.now = self.shared.now = now
         self.shared.rtt = self.recovery.congestion.rtt
+        self.shared.short = self.recovery.congestion.is_short()
 
     def _touch(self) -> None:
         self.touched[self] = None

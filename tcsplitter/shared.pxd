@@ -6,7 +6,7 @@ from tcsplitter.payload cimport PayloadSize
 from tcsplitter.scheduler cimport Scheduler
 from tcsplitter.stats cimport Counters
 
-cdef long long UNSENT_PAYLOADS, LEAST_PAYLOADS
+cdef long long UNSENT_PAYLOADS, LEAST_PAYLOADS, SHORT_TIMES
 
 
 cdef class Shared:
@@ -21,8 +21,9 @@ cdef class Shared:
     cdef public SendWindow sending
     cdef public Scheduler scheduler
     cdef public double now, rtt
+    cdef public bint short
 
-    @cython.locals(size=cython.longlong, always=cython.longlong, most=cython.longlong)
+    @cython.locals(size=cython.longlong, always=cython.longlong, most=cython.longlong, times=cython.longlong)
     cpdef long long most_unsent(self)
     cpdef long long few_unsent(self)
     cpdef schedule(self, source)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_UNSENT, UNSENT_PAYLOADS, MOST_UNSENT, LEAST_PAYLOADS = 262_144, 16, 1_048_576, 2
 """Bytes read from the local program ahead of sending; where payloads are large so many of them, up to so many bytes; and at least
 as many as the last. It is to be more than the pace makes up for at once, or it looks as if the program were what limits."""
+SHORT_TIMES = 2
+"""So many times that where the RTT is next to nothing: what is read at once is what a wake has to send, and wakes are dear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,20 @@ class Shared:
         self.now = now
         """Of this wake; the session keeps it and the next up to date."""
         self.rtt = 0.0
+        self.short = False
+        """The line has next to no RTT."""
         self.news = news
         self.touch = touch
 
     def most_unsent(self) -> int:
         """Bytes that each source may have unsent."""
         size, always, most = self.size.bytes, MAX_UNSENT, MOST_UNSENT
-        return max(always, min(UNSENT_PAYLOADS * size, most), LEAST_PAYLOADS * size)
+        times = SHORT_TIMES if self.short else 1
+        return max(times * max(always, min(UNSENT_PAYLOADS * size, most)), LEAST_PAYLOADS * size)
 
     def few_unsent(self) -> int:
         """A source that has fewer is asked for more: less than a payload, or as much less than it may have as is read at once."""
-        return max(self.size.bytes, self.most_unsent() - MAX_UNSENT)
+        return max(self.size.bytes, self.most_unsent() - (SHORT_TIMES * MAX_UNSENT if self.short else MAX_UNSENT))
 
     def schedule(self, source: Source) -> None:
         """It may have something to send."""

@@ -124,6 +124,15 @@ def test_all_that_share_a_size_see_it_change() -> None:
     assert 2 * LARGE < shared.few_unsent() < shared.most_unsent()
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE, REUSED])
+def test_on_short_lines_twice_as_much_is_read_ahead(size: int) -> None:
+    shared = Shared(Handling(), PayloadSize(size), {}, lambda: None)
+    before, few_before = shared.most_unsent(), shared.few_unsent()
+    shared.short = True
+    assert shared.most_unsent() == 2 * before
+    assert few_before <= shared.few_unsent() <= max(size, 2 * few_before)
+
+
 # --- who set what
 
 GROWING = Handling(grows=True)
