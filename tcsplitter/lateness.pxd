@@ -16,7 +16,7 @@ cdef class Lateness:
     cdef long long _seen, _weight
 
     cpdef begin(self, double rtt)
-    cpdef bint sample(self, double age, long long size, double rtt, double ack_delay)
+    cpdef bint sample(self, double age, long long size, double rtt, double ack_delay, long long flights=?)
     cpdef double in_time(self, double rtt, double ack_delay)
     cpdef double overdue_after(self, double rtt, double ack_delay)
     cpdef count(self, bint late)

@@ -33,8 +33,8 @@ delays are known: after so many times their upper quartile, and the slack."""
 SMALL_SHOT, SMALL_SAMPLES = 1_200, 32
 """Bytes of a small shot; of how many of them delays are kept."""
 QUEUE_RTTS, QUEUE_SLACK = 1.25, 0.005
-"""When the quickest of REFRESH_SAMPLES acks took so many RTTs, besides the delay of an ack and the slack, then a queue makes
-shots late, not the line: it says nothing of the line, and repair would only make it longer."""
+"""When the quickest of REFRESH_SAMPLES acks took so many RTTs, besides the delay of an ack, the slack and further round trips of
+large shots, then a queue makes shots late, not the line: it says nothing of the line, and repair would only make it longer."""
 CLEAN_SHARE = 0.002
 """A line with a smaller share of late shots needs no parity."""
 FAILED_STRIPES = 0.005
@@ -72,15 +72,18 @@ class Lateness:
         if self._seen < LATE_SAMPLES:
             self.late_after = FIRST_LATE_RTTS * rtt + LATE_SLACK
 
-    def sample(self, age: float, size: int, rtt: float, ack_delay: float) -> bool:
-        """The ack of a shot came at this age, where the other end may hold acks back for `ack_delay`: whether that is unusual."""
+    def sample(self, age: float, size: int, rtt: float, ack_delay: float, flights: int = 1) -> bool:
+        """The ack of a shot came at this age, where the other end may hold acks back for `ack_delay`: whether that is unusual.
+        `flights`: round trips that so many bytes take without any queue.
+        """
         if size <= SMALL_SHOT:
             self._add_small(age)
         usual = max(rtt + ack_delay, self._usual)
         unusual = age > max(OUTLIER * usual, usual + WORTH_SECONDS)
         self.delay.add(age)
         self._recent.add(age)
-        self._quickest = min(self._quickest, age) if self._seen % REFRESH_SAMPLES else age
+        waited = age - (flights - 1) * rtt
+        self._quickest = min(self._quickest, waited) if self._seen % REFRESH_SAMPLES else waited
         self._seen += 1
         if self._seen % REFRESH_SAMPLES == 0:
             self._usual = self._recent.at(0.5)

@@ -1,3 +1,5 @@
+cimport cython
+
 from tcsplitter.acks cimport ack_delay
 from tcsplitter.congestion cimport Congestion
 from tcsplitter.lateness cimport Lateness
@@ -30,6 +32,7 @@ cdef class Recovery:
     cpdef note_late(self, double now)
     cpdef bint was_overtaken(self, SentShot shot)
     cdef _leave(self, SentShot shot)
+    @cython.locals(rtt=double, flights=cython.longlong)
     cdef SentShot _deliver(self, long long number, delay, long long highest_before, double now)
     cdef SentShot _rebuild(self, long long number, double now)
     cdef list _known(self, long long low, long long high)

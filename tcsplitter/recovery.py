@@ -209,7 +209,8 @@ class Recovery:
             self._backoff = max(1.0, self._backoff / 2)
         self._newest_delivered = max(self._newest_delivered, shot.sent_at)
         self._highest_delivered = max(self._highest_delivered, number)
-        outlier = self.lateness.sample(now - shot.sent_at, shot.size, self.congestion.rtt, ack_delay(self.congestion.rtt))
+        rtt, flights = self.congestion.rtt, self.congestion.size.flights_of(shot.size)
+        outlier = self.lateness.sample(now - shot.sent_at, shot.size, rtt, ack_delay(rtt), flights)
         if not counted:
             # Compared with what came in an ack before this one: what this ack says together may be late for its own lateness.
             self.lateness.count(outlier and highest_before > number)

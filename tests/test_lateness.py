@@ -303,6 +303,15 @@ def test_queueing_begins_and_ends(age: float, queueing: bool) -> None:
     assert not lateness.queueing
 
 
+@pytest.mark.parametrize("flights", [1, 2, 4])
+def test_the_round_trips_of_a_large_shot_are_no_queue(flights: int) -> None:
+    lateness = Lateness(RTT)
+    for age, queueing in ((flights * RTT, False), ((flights + 2) * RTT, True)):
+        for _ in range(REFRESH_SAMPLES):
+            lateness.sample(age, 100_000, RTT, DELAY, flights)
+        assert lateness.queueing == queueing
+
+
 def test_what_a_queue_makes_late_is_not_counted() -> None:
     lateness = sampled([10 * RTT] * REFRESH_SAMPLES)
     before = lateness.share
