@@ -7,7 +7,7 @@ from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from socket import SocketType
 
-from tcsplitter.joint import READ_SIZE, Joined, Stream, joint_of
+from tcsplitter.joint import Joined, Stream, joint_of
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Resolver, Target, abort, start_connect
 from tcsplitter.options import Address
@@ -16,6 +16,7 @@ from tcsplitter.streams import REFUSED
 from tcsplitter.tuning import unpaced, widen
 from tcsplitter.watched import Watched
 
+KEPT_SIZE = 524_288  # bytes that the kernel keeps for the next read: what is kept longer is in no cache any more
 CHECK_EVERY = 0.5  # seconds between looks at sockets that wait for nothing and would not notice a reset
 
 
@@ -34,7 +35,7 @@ class Endpoints:
 
     def join(self, sock: SocketType, stream: Stream, now: float) -> None:
         """Join a connected, non-blocking socket to a stream."""
-        widen(sock, READ_SIZE)  # by itself it may stay at the first 64 KB for good
+        widen(sock, KEPT_SIZE)  # by itself it may stay at the first 64 KB for good
         stream.app = endpoint = TcpEndpoint(self, sock, stream)
         endpoint.update(now)
 

@@ -107,11 +107,11 @@ def test_never_reads_more_than_there_is_room_for(pieces: list[bytes], room: int)
     harness.close()
 
 
-def test_as_much_as_one_read_takes_is_kept_by_the_kernel_and_a_single_byte_is_news(harness: Harness) -> None:
+def test_the_kernel_keeps_much_for_one_read_and_a_single_byte_is_news(harness: Harness) -> None:
     stream = FakeStream()
     program = harness.join(stream)
     sock = stream.app._sock
-    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= joint.READ_SIZE
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= endpoints.KEPT_SIZE
     program.sendall(b"x")
     harness.until(lambda: stream.written == b"x")
 
