@@ -1,6 +1,6 @@
 """What the compiled modules of the session use of the core without going through Python."""
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef enum:
     _DELAY_BUCKETS = 8 * 27  # up to 134 s
@@ -43,27 +43,6 @@ cdef class ShotReader:
     cdef tuple _record(self, bytes shot)
 
 
-cdef class ShotWriter:
-    cdef bytearray _buffer
-    cdef readonly Py_ssize_t size
-    cdef Py_ssize_t _at
-    cdef bint _is_parity
-
-    cpdef begin(self, want, held)
-    cpdef ack(self, answered, delay_us, list ranges, list rebuilt)
-    cpdef stream(self, stream_id, offset, data, bint fin)
-    cpdef bytes seal(self, aead, flags, epoch, number, bytes before=*)
-    cdef int _start(self, Py_ssize_t most) except -1
-    cdef int _finish(self) except -1
-    cdef uint8_t* _end(self) noexcept
-    cdef void _put_byte(self, uint8_t value) noexcept
-    cdef int _put_varint(self, value) except -1
-    cdef int _put_ranges(self, list ranges) except -1
-    cdef void _put_bytes(self, const void* data, Py_ssize_t count) noexcept
-    cdef int _put_frame(self, uint8_t kind, tuple values) except -1
-    cdef int _put_data(self, uint8_t kind, tuple values, const Py_buffer* data) except -1
-
-
 cdef class ReplayWindow:
     cdef uint64_t _next
     cdef uint64_t _bits[_REPLAY_WORDS]
@@ -71,11 +50,6 @@ cdef class ReplayWindow:
     cpdef int check(self, uint64_t number) except -1
     cpdef mark(self, uint64_t number)
     cdef void _advance(self, uint64_t number) noexcept
-
-
-cpdef tuple open_hello(aead, bytes record)
-cpdef tuple open_frames(aead, bytes record)
-cpdef bytes seal_hello(aead, epoch, number, kind, rtt_us)
 
 
 cdef class Quantiles:

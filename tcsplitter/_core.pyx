@@ -248,6 +248,11 @@ cdef class SendBuffer:
 cdef class ShotWriter:
     """Builds one body at a time in a buffer of its own and seals it. Reused for every shot of a session."""
 
+    cdef bytearray _buffer
+    cdef readonly Py_ssize_t size
+    cdef Py_ssize_t _at
+    cdef bint _is_parity
+
     def __cinit__(self):
         self._buffer = bytearray(_FIRST_CAPACITY)
 
@@ -266,10 +271,10 @@ cdef class ShotWriter:
         self.size = self._at
         return 0
 
-    cdef uint8_t* _end(self) noexcept:
+    cdef inline uint8_t* _end(self) noexcept:
         return <uint8_t*> PyByteArray_AS_STRING(self._buffer) + self._at
 
-    cdef void _put_byte(self, uint8_t value) noexcept:
+    cdef inline void _put_byte(self, uint8_t value) noexcept:
         self._end()[0] = value
         self._at += 1
 
@@ -279,7 +284,7 @@ cdef class ShotWriter:
         self._at += _store_varint(self._end(), value)
         return 0
 
-    cdef void _put_bytes(self, const void* data, Py_ssize_t count) noexcept:
+    cdef inline void _put_bytes(self, const void* data, Py_ssize_t count) noexcept:
         memcpy(self._end(), data, count)
         self._at += count
 
@@ -313,7 +318,7 @@ cdef class ShotWriter:
         self._put_bytes(data.buf, data.len)
         return self._finish()
 
-    cpdef begin(self, want, held):
+    def begin(self, want, held):
         """Start a body; `want` and `held` above 65,535 are cut to that."""
         cdef uint8_t* head = <uint8_t*> PyByteArray_AS_STRING(self._buffer)
         if want < 0 or held < 0:
@@ -326,7 +331,7 @@ cdef class ShotWriter:
     def ping(self):
         self._put_frame(PING, ())
 
-    cpdef ack(self, answered, delay_us, list ranges, list rebuilt):
+    def ack(self, answered, delay_us, list ranges not None, list rebuilt not None):
         """An ack of `ranges` and, where there are any, of `rebuilt` ones. LocalProtocolError for ranges out of order."""
         self._start(_ACK_HEAD)
         self._put_byte(_ACK_REBUILT if rebuilt else ACK)
@@ -357,7 +362,7 @@ cdef class ShotWriter:
         self._put_bytes(PyBytes_AS_STRING(text), len(text))
         self._finish()
 
-    cpdef stream(self, stream_id, offset, data, bint fin):
+    def stream(self, stream_id, offset, data, bint fin):
         """Stream bytes from `offset` on. LocalProtocolError where they do not fit into the body."""
         cdef Py_buffer view
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -415,7 +420,7 @@ cdef class ShotWriter:
         self._finish()
         self._is_parity = True
 
-    cpdef bytes seal(self, aead, flags, epoch, number, bytes before=b""):
+    def seal(self, aead, flags, epoch, number, bytes before not None=b""):
         """Seal the body: the shot as it goes on the wire, behind what goes `before` it. The body is gone after that."""
         if self.size == 0:
             raise LocalProtocolError("there is no body to be sealed")
@@ -423,12 +428,13 @@ cdef class ShotWriter:
             raise LocalProtocolError(f"flags {flags:#x}: those of a body's kind come by themselves")
         if self._is_parity:
             flags |= PARITY
-        cdef bytes shot = _seal(aead, flags, epoch, number, PyByteArray_AS_STRING(self._buffer), self.size, before)
+        cdef object body = PyMemoryView_FromObject(self._buffer)[:self.size]
+        cdef bytes shot = _seal(aead, flags, epoch, number, body, self.size, before)
         self.size = 0
         return shot
 
 
-cdef bytes _seal(object aead, object flags, object epoch, object number, const char* body, Py_ssize_t size, bytes before):
+cdef bytes _seal(object aead, object flags, object epoch, object number, object body, Py_ssize_t size, bytes before):
     """What goes before, header and sealed body. The tag's size is the cipher's promise, so it is checked."""
     cdef uint8_t header[HEADER_SIZE]
     cdef bytes head, shot
@@ -445,13 +451,12 @@ cdef bytes _seal(object aead, object flags, object epoch, object number, const c
     at = PyBytes_AS_STRING(shot)
     memcpy(at, PyBytes_AS_STRING(before), first)
     memcpy(at + first, header, HEADER_SIZE)
-    _crypt(aead.encrypt_into, head, body, size, at + first + HEADER_SIZE, size + TAG_SIZE)
+    _crypt(aead.encrypt_into, head, body, at + first + HEADER_SIZE, size + TAG_SIZE)
     return shot
 
 
-cdef int _crypt(object cipher, bytes head, const char* data, Py_ssize_t count, char* at, Py_ssize_t size) except -1:
-    """Let the cipher turn `count` bytes into `size` at `at`, in a bytes object that nobody else has seen yet."""
-    cdef object given = PyMemoryView_FromMemory(<char*> data, count, PyBUF_READ)
+cdef int _crypt(object cipher, bytes head, object data, char* at, Py_ssize_t size) except -1:
+    """Let the cipher write its `size` bytes to `at`, into a bytes object that nobody else has seen yet."""
     cdef object into = PyMemoryView_FromMemory(at, size, PyBUF_WRITE)
     cdef bytes nonce = PyBytes_FromStringAndSize(NULL, _NONCE_SIZE)
     memset(PyBytes_AS_STRING(nonce), 0, _NONCE_SIZE - _NUMBER_SIZE)
@@ -460,22 +465,21 @@ cdef int _crypt(object cipher, bytes head, const char* data, Py_ssize_t count, c
         PyBytes_AS_STRING(head) + HEADER_SIZE - _NUMBER_SIZE,
         _NUMBER_SIZE,
     )
-    cdef Py_ssize_t made = cipher(nonce, given, head, into)
-    given.release()  # so that the cipher, had it kept a view, would fail here instead of reading or writing there later
-    into.release()
+    cdef Py_ssize_t made = cipher(nonce, data, head, into)
+    into.release()  # so that the cipher, had it kept a view, would fail here instead of writing there later
     if made != size:
-        raise LocalProtocolError(f"the cipher made {made} bytes of {count}, not {size}")
+        raise LocalProtocolError(f"the cipher made {made} bytes of {len(data)}, not {size}")
     return 0
 
 
-cpdef bytes seal_hello(aead, epoch, number, kind, rtt_us):
+def seal_hello(aead, epoch, number, kind, rtt_us):
     """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 is cut to that."""
     cdef uint8_t body[_HELLO_SIZE]
     if not 0 <= kind <= _MAX_HELLO_KIND or rtt_us < 0:
         raise LocalProtocolError(f"no hello: kind {kind}, RTT {rtt_us}")
     body[0] = kind
     _store(body + 1, min(rtt_us, 0xffffffff), 4)
-    return _seal(aead, HELLO, epoch, number, <char*> body, _HELLO_SIZE, b"")
+    return _seal(aead, HELLO, epoch, number, PyBytes_FromStringAndSize(<char*> body, _HELLO_SIZE), _HELLO_SIZE, b"")
 
 
 # --- Fec ------------------------------------------------------------------------------------------------------------------
@@ -752,14 +756,14 @@ cdef bytes _open(object aead, bytes record, bint hello):
     cdef const uint8_t* header = <const uint8_t*> PyBytes_AS_STRING(record)
     if len(record) < HEADER_SIZE or len(record) != _shot_size(header, hello):
         raise RemoteProtocolError(f"a shot of {len(record)} bytes is not as long as it says")
-    cdef bytes head = PyBytes_FromStringAndSize(<char*> header, HEADER_SIZE)
+    cdef bytes head = record[:HEADER_SIZE]
     cdef Py_ssize_t size = len(record) - HEADER_SIZE - TAG_SIZE
     cdef bytes body = PyBytes_FromStringAndSize(NULL, size)
-    _crypt(aead.decrypt_into, head, <const char*> header + HEADER_SIZE, size + TAG_SIZE, PyBytes_AS_STRING(body), size)
+    _crypt(aead.decrypt_into, head, PyMemoryView_FromObject(record)[HEADER_SIZE:], PyBytes_AS_STRING(body), size)
     return body
 
 
-cpdef tuple open_hello(aead, bytes record):
+def open_hello(aead, bytes record not None):
     """Open a hello: kind, rtt_us. Raises InvalidTag or RemoteProtocolError."""
     cdef bytes body = _open(aead, record, True)
     cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(body)
@@ -768,7 +772,7 @@ cpdef tuple open_hello(aead, bytes record):
     return base[0], _load(base + 1, 4)
 
 
-cpdef tuple open_frames(aead, bytes record):
+def open_frames(aead, bytes record not None):
     """Open a shot and take its body apart: want, held, and the frames in order. Raises InvalidTag or RemoteProtocolError."""
     cdef bytes body = _open(aead, record, False)
     cdef _Cursor cursor

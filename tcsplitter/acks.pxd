@@ -1,5 +1,3 @@
-from tcsplitter._core cimport ShotWriter
-
 cdef double SHORTEST_DELAY
 cdef long long ACK_RTT_SHARE
 
@@ -17,4 +15,4 @@ cdef class Acks:
     cpdef elicited(self, long long number, double delay, double now)
     cpdef add_rebuilt(self, long long number, double delay, double now)
     cdef _due_in(self, double delay, double now)
-    cpdef write(self, ShotWriter writer, double now, bint settles=?)
+    cpdef write(self, writer, double now, bint settles=?)

@@ -1,5 +1,3 @@
-cimport cython
-
 from tcsplitter._core cimport ShotReader
 
 
@@ -38,11 +36,8 @@ cdef class CarrierSet:
     cpdef make_due(self, Carrier carrier, double by)
     cpdef Carrier next_due(self)
     cpdef Carrier take(self, long long reserve, bint sure=?, without=?)
-    @cython.locals(idle=dict, unconfirmed=dict, carrier=Carrier, unsure=Carrier)
     cpdef Carrier take_idle(self, kind, bint sure=?, without=?)
-    @cython.locals(idle=dict)
     cpdef used(self, Carrier carrier, bint final, double give_up_after, double now)
-    @cython.locals(idle=dict, unconfirmed=dict)
     cpdef suspend(self, Carrier carrier)
     cpdef resume(self, Carrier carrier)
     cpdef bint is_silent(self, Carrier carrier)

@@ -268,9 +268,8 @@ class CarrierSet:
         carrier.ack_by = inf
         carrier.owes_ack = False
         if not final:
-            idle = self.idle[carrier.kind]
-            idle.pop(carrier, None)
-            idle[carrier] = None
+            self.idle[carrier.kind].pop(carrier, None)
+            self.idle[carrier.kind][carrier] = None
             return
         self.suspend(carrier)
         carrier.tx_final = True
@@ -283,9 +282,8 @@ class CarrierSet:
 
     def suspend(self, carrier: Carrier) -> None:
         """It is no longer idle: it is used, or due, or not to be trusted for now."""
-        idle, unconfirmed = self.idle[carrier.kind], self.unconfirmed[carrier.kind]
-        idle.pop(carrier, None)
-        unconfirmed.pop(carrier.hello, None)
+        self.idle[carrier.kind].pop(carrier, None)
+        self.unconfirmed[carrier.kind].pop(carrier.hello, None)
 
     def resume(self, carrier: Carrier) -> None:
         """A shot on it was acknowledged: it works."""

@@ -1,4 +1,3 @@
-from tcsplitter._core cimport ShotWriter
 from tcsplitter.credit cimport SendWindow
 
 
@@ -8,7 +7,7 @@ cdef class Chunk:
     cdef public object data
     cdef public bint acked, fin
 
-    cpdef write(self, ShotWriter writer)
+    cpdef write(self, writer)
 
 
 cdef class LostChunks:

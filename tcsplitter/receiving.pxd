@@ -1,6 +1,4 @@
-cimport cython
-
-from tcsplitter._core cimport ReplayWindow, open_frames, open_hello
+from tcsplitter._core cimport ReplayWindow
 from tcsplitter.acks cimport Acks, ack_delay
 from tcsplitter.carrier cimport Carrier, CarrierSet, PeerCarriers
 from tcsplitter.keyring cimport Epoch, Keyring
@@ -10,7 +8,6 @@ from tcsplitter.sending cimport Sender
 from tcsplitter.shared cimport Shared
 from tcsplitter.shots cimport SentShot
 from tcsplitter.table cimport StreamTable
-from tcsplitter.stats cimport Counters, KindCounters
 
 
 cdef class Receiver:
@@ -25,8 +22,7 @@ cdef class Receiver:
     cdef StreamTable _streams
     cdef Shared _shared
     cdef Sender _sender
-    cdef object _flows, _repair
-    cdef Counters _counters
+    cdef object _counters, _flows, _repair
     cdef ReplayWindow _replay
     cdef bint _payload_came
     cdef dict _handlers
@@ -38,7 +34,6 @@ cdef class Receiver:
     cdef _take_late(self, Carrier carrier, Epoch epoch, long long number, bytes sealed)
     cdef double _ack_delay(self)
     cdef _owe_ack(self, Carrier carrier, long long number, long long size, double now)
-    @cython.locals(counted=KindCounters)
     cdef _note_payload(self, Carrier carrier, double now)
     cdef bint _has_room(self, list frames)
     cdef bint _act_on(self, list frames)

@@ -1,6 +1,3 @@
-cimport cython
-
-from tcsplitter._core cimport ShotWriter, seal_hello
 from tcsplitter.acks cimport Acks, ack_delay
 from tcsplitter.cap cimport Cap
 from tcsplitter.carrier cimport Carrier, CarrierSet
@@ -14,7 +11,6 @@ from tcsplitter.routes cimport Routes
 from tcsplitter.shared cimport Shared
 from tcsplitter.shots cimport SentShot
 from tcsplitter.table cimport StreamTable
-from tcsplitter.stats cimport Counters, KindCounters
 
 cdef double FILL_TIMES, TAIL_JITTER, GREET_SECONDS
 cdef long long TAIL_FROM, MAX_GONE
@@ -22,9 +18,7 @@ cdef long long TAIL_FROM, MAX_GONE
 
 cdef class Sender:
     cdef public long long next_number
-    cdef object _config
-    cdef Counters _counters
-    cdef ShotWriter _writer
+    cdef object _config, _counters, _writer
     cdef Stripes _stripes
     cdef Tock _tock
     cdef list _actions
@@ -73,7 +67,6 @@ cdef class Sender:
     cdef _write_ack(self, Carrier carrier)
     cdef _begin_body(self)
     cdef tuple _seal_data(self, Carrier carrier, list chunks, list control)
-    @cython.locals(counted=KindCounters)
     cdef _note_payload(self, Carrier carrier)
     cdef bint _needs_tail(self, long long size)
     cdef bytes _seal(self, Carrier carrier, bint final, op=?)

@@ -6,14 +6,12 @@ from tcsplitter.routes cimport Routes
 from tcsplitter.sending cimport Sender
 from tcsplitter.shared cimport Shared
 from tcsplitter.table cimport StreamTable
-from tcsplitter.stats cimport Counters, KindCounters
 
 cdef double STALL_RTTS, SUSPECT_RTTS, SUSPECT_SECONDS
 
 
 cdef class Session:
-    cdef public object closed, config, flows, name, outbox
-    cdef public Counters counters
+    cdef public object closed, config, counters, flows, name, outbox
     cdef public bytes id
     cdef public dict touched
     cdef public double beat_at, now, waiting_since

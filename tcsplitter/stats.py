@@ -3,95 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 from tcsplitter.modes import Kind
 
-_OF_KIND = ("dialled", "sent_on", "received_on", "both_ways", "timed_out", "replaced")
-_OF_SESSION = (
-    "carriers", "carriers_died", "shots_sent", "shots_received", "bytes_sent", "bytes_received", "shots_lost", "shots_dropped",
-    "shots_refused", "payloads_resent", "payloads_given_up", "payloads_skipped", "parity_sent", "parity_received",
-    "shots_rebuilt", "stripes_lost", "hedges_sent", "hedges_won", "hedge_bytes", "datagrams_sent", "datagrams_received",
-    "datagrams_dropped", "datagrams_late", "datagrams_lost",
-)  # fmt: skip
-"""In the order in which they are shown."""
 
-
+@dataclass(slots=True)
 class KindCounters:
     """What became of the carriers of one kind."""
 
-    __slots__ = _OF_KIND
-
-    def __init__(self) -> None:
-        self.dialled = 0
-        """Connections that became carriers."""
-        self.sent_on = 0
-        """Carriers that carried payload of this end."""
-        self.received_on = 0
-        """Carriers that brought payload."""
-        self.both_ways = 0
-        """Carriers that did both."""
-        self.timed_out = 0
-        """Carriers given up because nothing came through."""
-        self.replaced = 0
-        """Carriers closed because nothing needed them for too long."""
+    dialled: int = 0
+    """Connections that became carriers."""
+    sent_on: int = 0
+    """Carriers that carried payload of this end."""
+    received_on: int = 0
+    """Carriers that brought payload."""
+    both_ways: int = 0
+    """Carriers that did both."""
+    timed_out: int = 0
+    """Carriers given up because nothing came through."""
+    replaced: int = 0
+    """Carriers closed because nothing needed them for too long."""
 
 
+@dataclass(slots=True)
 class Counters:
     """What a session has done so far."""
 
-    __slots__ = (*_OF_SESSION, "kinds")
-
-    def __init__(self) -> None:
-        self.carriers = 0
-        """Connections that became carriers."""
-        self.carriers_died = 0
-        """Carriers that broke, were given up, or could not be trusted."""
-        self.shots_sent = 0
-        self.shots_received = 0
-        self.bytes_sent = 0
-        """On carriers, headers and hellos included."""
-        self.bytes_received = 0
-        self.shots_lost = 0
-        """Data shots taken for lost."""
-        self.shots_dropped = 0
-        """Shots that came too late for the replay window, or found no room."""
-        self.shots_refused = 0
-        """Shots that did not open, came twice, or came where none was due."""
-        self.payloads_resent = 0
-        """Chunks that were sent again."""
-        self.payloads_given_up = 0
-        """Chunks that were lost and not sent again."""
-        self.payloads_skipped = 0
-        """Gaps that were passed over in what was received, counted in payloads."""
-        self.parity_sent = 0
-        self.parity_received = 0
-        self.shots_rebuilt = 0
-        """Shots of the other end that were had by way of parity, before they came or in their place."""
-        self.stripes_lost = 0
-        """Stripes of the other end that lacked more shots than parity came for, or whose shots contradicted each other."""
-        self.hedges_sent = 0
-        """Twins: shots that were sent once more, late or likely to be."""
-        self.hedges_won = 0
-        """Twins that were acknowledged before what they are twins of."""
-        self.hedge_bytes = 0
-        """What the twins took of `bytes_sent`."""
-        self.datagrams_sent = 0
-        self.datagrams_received = 0
-        """Datagrams that arrived whole."""
-        self.datagrams_dropped = 0
-        """Datagrams that were too many or too old when their turn came."""
-        self.datagrams_late = 0
-        """Datagrams that arrived after their deadline."""
-        self.datagrams_lost = 0
-        """Datagrams of which only a part arrived."""
-        self.kinds = {kind: KindCounters() for kind in Kind}
+    carriers: int = 0
+    """Connections that became carriers."""
+    carriers_died: int = 0
+    """Carriers that broke, were given up, or could not be trusted."""
+    shots_sent: int = 0
+    shots_received: int = 0
+    bytes_sent: int = 0
+    """On carriers, headers and hellos included."""
+    bytes_received: int = 0
+    shots_lost: int = 0
+    """Data shots taken for lost."""
+    shots_dropped: int = 0
+    """Shots that came too late for the replay window, or found no room."""
+    shots_refused: int = 0
+    """Shots that did not open, came twice, or came where none was due."""
+    payloads_resent: int = 0
+    """Chunks that were sent again."""
+    payloads_given_up: int = 0
+    """Chunks that were lost and not sent again."""
+    payloads_skipped: int = 0
+    """Gaps that were passed over in what was received, counted in payloads."""
+    parity_sent: int = 0
+    parity_received: int = 0
+    shots_rebuilt: int = 0
+    """Shots of the other end that were had by way of parity, before they came or in their place."""
+    stripes_lost: int = 0
+    """Stripes of the other end that lacked more shots than parity came for, or whose shots contradicted each other."""
+    hedges_sent: int = 0
+    """Twins: shots that were sent once more, late or likely to be."""
+    hedges_won: int = 0
+    """Twins that were acknowledged before what they are twins of."""
+    hedge_bytes: int = 0
+    """What the twins took of `bytes_sent`."""
+    datagrams_sent: int = 0
+    datagrams_received: int = 0
+    """Datagrams that arrived whole."""
+    datagrams_dropped: int = 0
+    """Datagrams that were too many or too old when their turn came."""
+    datagrams_late: int = 0
+    """Datagrams that arrived after their deadline."""
+    datagrams_lost: int = 0
+    """Datagrams of which only a part arrived."""
+    kinds: dict[Kind, KindCounters] = field(default_factory=lambda: {kind: KindCounters() for kind in Kind})
 
     def as_dict(self) -> dict[str, int]:
         """All of them by name; those of a kind of carriers have its name in front, if there were any."""
-        counted = {name: getattr(self, name) for name in _OF_SESSION}
-        for kind, of_kind in self.kinds.items():
-            if of_kind.dialled:
-                counted |= {f"{kind.name.lower()}_{name}": getattr(of_kind, name) for name in _OF_KIND}
+        counted = asdict(self)
+        kinds = counted.pop("kinds")
+        for kind, of_kind in kinds.items():
+            if of_kind["dialled"]:
+                counted |= {f"{kind.name.lower()}_{name}": count for name, count in of_kind.items()}
         return counted
 
 
