@@ -22,8 +22,6 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
 from types import FrameType
 from typing import Any, Protocol
 
-from tcsplitter.watched import Closable, Watched
-
 JUMP = 5.0  # seconds: waking that much later than asked for means that the machine or the process slept
 _MAX_SLEEP = JUMP  # seconds; a reactor that nothing wakes could not tell how long it slept
 _DEAD_TIMERS = 64  # dead heap entries that are not worth a clean-up
@@ -43,6 +41,18 @@ class Source(Protocol):
 
     def on_ready(self, events: int, now: float) -> None:
         """The descriptor is ready for `events` (EVENT_READ | EVENT_WRITE; both on an error)."""
+
+
+class Closable(Protocol):
+    """What `close_later` takes."""
+
+    def close(self) -> None: ...
+
+
+class Asking(Protocol):
+    """What waits for something else than the selector was asked for; Watched."""
+
+    def ask(self) -> None: ...
 
 
 class Timer:
@@ -95,7 +105,7 @@ class Reactor:
         self.register = self._selector.register
         self.modify = self._selector.modify
         self.forget = self._selector.forget
-        self.changed: list[Watched] = []
+        self.changed: list[Asking] = []
         """Those that wait for something else than the selector was asked for."""
         self._timers: list[tuple[float, int, Timer]] = []
         self._generation = 0

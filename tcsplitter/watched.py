@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tcsplitter.reactor import Reactor
-
-
-class Closable(Protocol):
-    """What `close_later` takes."""
-
-    def close(self) -> None: ...
+    from tcsplitter.reactor import Closable, Reactor
 
 
 class Watched:
-    """A Source that holds a descriptor; `watch` states which events it waits for."""
+    """What a Source that holds a descriptor is made of; `watch` states which events it waits for."""
 
     __slots__ = ("asked", "closed", "events", "fd", "reactor")
 
@@ -68,7 +62,3 @@ class Watched:
         if self.asked:
             self.reactor.forget(self.fd)
         self.events = self.asked = 0
-
-    def on_ready(self, events: int, now: float) -> None:
-        """As Source has it."""
-        raise NotImplementedError
