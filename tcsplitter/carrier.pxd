@@ -28,6 +28,8 @@ cdef class CarrierSet:
     cdef bint _client
     cdef long long _reuse
     cdef list _actions
+    cdef long long _offers
+    cdef double _offered_at
 
     cpdef adopt(self, Carrier carrier, session, double idle_for, double now)
     cpdef confirm(self, list ranges)
@@ -38,6 +40,7 @@ cdef class CarrierSet:
     cpdef Carrier take(self, long long reserve, bint sure=?, without=?)
     cpdef Carrier take_idle(self, kind, bint sure=?, without=?)
     cpdef used(self, Carrier carrier, bint final, double give_up_after, double now)
+    cdef _count_offer(self, double now)
     cpdef suspend(self, Carrier carrier)
     cpdef resume(self, Carrier carrier)
     cpdef bint is_silent(self, Carrier carrier)

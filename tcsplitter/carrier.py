@@ -166,6 +166,8 @@ class CarrierSet:
         self._client = client
         self._reuse = reuse
         self._actions = actions
+        self._offers = 0
+        self._offered_at = -inf
 
     def adopt(self, carrier: Carrier, session: Owner, idle_for: float, now: float) -> None:
         """A carrier whose hello was sent or opened: both halves are open."""
@@ -273,12 +275,23 @@ class CarrierSet:
             return
         self.suspend(carrier)
         carrier.tx_final = True
+        if not carrier.rx_final:
+            self._count_offer(now)
         if carrier.rx_final if not self._client else carrier.eof:
             self.drop(carrier, CLOSE)
             return
         if not self._client:
             self._actions.append((SHUT, carrier, b""))
         self.expire(carrier, now + give_up_after)
+
+    def _count_offer(self, now: float) -> None:
+        if now > self._offered_at:
+            self._offered_at, self._offers = now, 0
+        self._offers += 1
+
+    def offers(self, now: float) -> int:
+        """Carriers whose half this end has used up in the wake of this time, and left the other half to the other end."""
+        return self._offers if now == self._offered_at else 0
 
     def suspend(self, carrier: Carrier) -> None:
         """It is no longer idle: it is used, or due, or not to be trusted for now."""

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 TOLD_RTTS, TOLD_SECONDS = 2.0, 0.1
 """A carrier greeted the larger of these before the other end last said what it has is in that, or something is wrong."""
 
+OFFERS_FOR = 20
+"""Where the RTT is next to nothing, carriers that the server wants are not dialled in a wake that takes payload to it on so many
+times fewer: it has those to answer on, and what it still lacks the next wake dials. What is dialled beside payload greets alone;
+the server uses that before payload comes, and it takes three steps instead of two."""
+
 
 class Dialling:
     """Sees to it that there are as many idle carriers of each kind as the pools keep and both ends want."""
@@ -81,7 +86,7 @@ class Dialling:
             ready = sum(carrier.kind is kind for carrier in waiting) if waiting else 0
             idle = ready + (known if kind is down else len(carriers.idle[kind]))
             want = session.want() if kind is up and session.id else 0
-            if kind is down and said_lately:
+            if kind is down and said_lately and not self._is_offered(session, now):
                 want += peer.want
             elif kind is RETRY:
                 want = session.shared.sending.lost_chunks
@@ -90,6 +95,10 @@ class Dialling:
                 pool.dialled(carrier, now)
                 dialled.append(carrier)
         return dialled
+
+    def _is_offered(self, session: Session, now: float) -> bool:
+        """Whether payload of this wake brings the server carriers, so that those it wants can wait for the next one."""
+        return session.shared.short and OFFERS_FOR * session.carriers.offers(now) >= session.peer.want
 
     def put_off(self) -> None:
         """Nothing is to be dialled until `due` is asked again."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from tcsplitter.carrier import Carrier
 from tcsplitter.client_end import ClientConfig
 from tcsplitter.config import SessionConfig
 from tcsplitter.demand import MAX_WANT, OPENING_RTTS
+from tcsplitter.dialling import OFFERS_FOR, Dialling
 from tcsplitter.lateness import CLEAN_SHARE, MAX_TWINS, SMALL_SHOT
 from tcsplitter.modes import RESERVE, Kind
 from tcsplitter.options import Fec
@@ -31,6 +34,29 @@ def want_at_rest(handling: Handling, share: float, reserve: int = RESERVE, most:
     session.recovery.sample_rtt(0.1, NOW)
     session.recovery.lateness.doubt, session.recovery.lateness.share = 0.0, share
     return session.want()
+
+
+# --- what the client dials
+
+
+@pytest.mark.parametrize(("rtt", "payloads", "waits"), [(0.001, 3, True), (0.001, 0, False), (0.001, 1, False), (RTT, 3, False)])
+def test_where_the_rtt_is_nothing_what_the_server_wants_waits_for_the_wake_after_payload(
+    rtt: float, payloads: int, waits: bool
+) -> None:
+    pair = Pair(Handling(size=SIZE, hedge=False))
+    client, wanted = pair.client, 2 * OFFERS_FOR
+    client.recovery.sample_rtt(rtt, NOW)
+    dialling = Dialling(client.config.mode, {Kind.FLING: (0, 1024)}, 25.0, 0.0, random.Random(1), NOW)
+    now = NOW + 1.0  # the first round of growth is over
+    client.enter(now)
+    for _ in range(payloads):
+        client.streams.open().write(bytes(SIZE))
+    client.flush(now)
+    client.peer.state(2**20, wanted, 0, now)
+    assert (len(dialling.due(client, (), now)) < wanted) is waits
+    if waits:
+        client.enter(now + 0.0001)
+        assert len(dialling.due(client, (), now + 0.0001)) >= wanted
 
 
 # --- at rest
