@@ -20,7 +20,7 @@ class Aead(Protocol):
 HEADER_SIZE: Final[int]  # 13
 TAG_SIZE: Final[int]  # 16
 MAX_SEALED: Final[int]  # 1,064,960: body and tag
-MAX_HELLO_SEALED: Final[int]  # 80
+MAX_HELLO_SEALED: Final[int]  # 32,768
 MAX_VARINT: Final[int]  # 2**62 - 1
 MAX_ACK_RANGES: Final[int]  # 32
 MAX_FRAMES: Final[int]  # 4,096 in a body
@@ -47,6 +47,7 @@ STREAM: Final[int]
 SKIP: Final[int]
 GONE: Final[int]
 ASK: Final[int]
+GREETING: Final[int]
 DATAGRAM: Final[int]
 
 # Verdicts of ReplayWindow.check.
@@ -87,6 +88,9 @@ class ShotWriter:
     def __init__(self) -> None: ...
     def begin(self, want: int, held: int) -> None:
         """Start a body, in place of one that was not sealed; `want` and `held` above 65,535 are cut to that."""
+    def greeting(self, kind: int, connect_us: int) -> None:
+        """The first frame of a hello: the carrier's kind, and how long it took to connect, cut to 2**32 - 1 µs. It is sealed with
+        HELLO, in MAX_HELLO_SEALED bytes at the most."""
     def ping(self) -> None: ...
     def ack(self, answered: int, delay_us: int, ranges: Ranges, rebuilt: Ranges) -> None: ...
     def credit(self, total: int) -> None: ...
@@ -117,21 +121,13 @@ class ShotWriter:
         """Seal the body: the shot as it goes on the wire, behind what goes `before` it, which is not sealed. The body is gone
         after that. `flags` is 0 or FINAL."""
 
-def seal_hello(aead: Aead, epoch: int, number: int, kind: int, rtt_us: int) -> bytes:
-    """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 is cut to that.
-
-    Raises LocalProtocolError for values that cannot be put on the wire.
-    """
-
-def open_hello(aead: Aead, record: bytes) -> tuple[int, int]:
-    """Open a hello: kind, rtt_us. Raises InvalidTag or RemoteProtocolError."""
-
 def open_frames(aead: Aead, record: bytes) -> tuple[int, int, list[tuple[Any, ...]]]:
     """Open a shot and take its body apart: want, held, and frames as
 
     (PING,) · (ACK, answered, delay_us, ranges, rebuilt) · (CREDIT, total) · (STREAM_CREDIT, id, limit) ·
     (RESET, id, code, final_size) · (CLOSE, code, reason) · (STREAM, id, offset, data, fin) · (SKIP, id, offset) ·
-    (GONE, number) · (ASK, number) · (DATAGRAM, flow, number, stamp, deadline, total, offset, data)
+    (GONE, number) · (ASK, number) · (DATAGRAM, flow, number, stamp, deadline, total, offset, data) ·
+    (GREETING, kind, connect_us), the first of a hello and of nothing else
 
     Stamp and deadline are -1 in a datagram that is not timed; a whole one has its length as total and 0 as offset.
     `data` is bytes, or a memoryview of the opened body when it is at least half of it.

@@ -31,7 +31,7 @@ cpdef enum:
     HEADER_SIZE = 13
     TAG_SIZE = 16
     MAX_SEALED = 1_064_960
-    MAX_HELLO_SEALED = 80
+    MAX_HELLO_SEALED = 32_768
     MAX_ACK_RANGES = 32
     MAX_FRAMES = 4096  # in a body: they cost memory that their bytes do not show
     REPLAY_WINDOW = 1 << 17
@@ -54,6 +54,7 @@ cpdef enum:
     SKIP = 0x0c
     GONE = 0x0d
     ASK = 0x0e
+    GREETING = 0x0f
     DATAGRAM = 0x10
 
 cpdef enum:
@@ -73,8 +74,7 @@ cdef enum:
     _BODY_HEAD = 2 * _WANT_SIZE
     _MIN_SEALED = _BODY_HEAD + TAG_SIZE
     _MAX_BODY = MAX_SEALED - TAG_SIZE
-    _HELLO_SIZE = 5
-    _MAX_HELLO_KIND = 3
+    _MAX_KIND = 3  # of a carrier
     _MAX_REASON = 255
     _FRAME_HEAD = 1 + 7 * 8  # the longest frame but ACK, without data and reason
     _PARITY_HEAD = 3  # index and counts
@@ -251,7 +251,7 @@ cdef class ShotWriter:
     cdef bytearray _buffer
     cdef readonly Py_ssize_t size
     cdef Py_ssize_t _at
-    cdef bint _is_parity
+    cdef bint _is_parity, _is_hello
 
     def __cinit__(self):
         self._buffer = bytearray(_FIRST_CAPACITY)
@@ -326,7 +326,19 @@ cdef class ShotWriter:
         _store(head, min(want, _MAX_WANT), _WANT_SIZE)
         _store(head + _WANT_SIZE, min(held, _MAX_WANT), _WANT_SIZE)
         self.size = _BODY_HEAD
-        self._is_parity = False
+        self._is_parity = self._is_hello = False
+
+    def greeting(self, kind, connect_us):
+        """Begin a hello: the first frame, which makes the shot one. What is above 2**32 - 1 µs is cut to that."""
+        if self.size != _BODY_HEAD or not 0 <= kind <= _MAX_KIND or connect_us < 0:
+            raise LocalProtocolError(f"no greeting: kind {kind}, {connect_us} µs, {self.size} bytes before it")
+        self._start(_FRAME_HEAD)
+        self._put_byte(GREETING)
+        self._put_byte(kind)
+        _store(self._end(), min(connect_us, 0xffffffff), 4)
+        self._at += 4
+        self._finish()
+        self._is_hello = True
 
     def ping(self):
         self._put_frame(PING, ())
@@ -428,6 +440,10 @@ cdef class ShotWriter:
             raise LocalProtocolError(f"flags {flags:#x}: those of a body's kind come by themselves")
         if self._is_parity:
             flags |= PARITY
+        if self._is_hello:
+            flags |= HELLO
+            if self.size + TAG_SIZE > MAX_HELLO_SEALED:
+                raise LocalProtocolError(f"a hello with a body of {self.size} bytes")
         cdef object body = PyMemoryView_FromObject(self._buffer)[:self.size]
         cdef bytes shot = _seal(aead, flags, epoch, number, body, self.size, before)
         self.size = 0
@@ -470,16 +486,6 @@ cdef int _crypt(object cipher, bytes head, object data, char* at, Py_ssize_t siz
     if made != size:
         raise LocalProtocolError(f"the cipher made {made} bytes of {len(data)}, not {size}")
     return 0
-
-
-def seal_hello(aead, epoch, number, kind, rtt_us):
-    """The sealed hello without the session id (PROTOCOL.md section 4). An RTT above 2**32 - 1 is cut to that."""
-    cdef uint8_t body[_HELLO_SIZE]
-    if not 0 <= kind <= _MAX_HELLO_KIND or rtt_us < 0:
-        raise LocalProtocolError(f"no hello: kind {kind}, RTT {rtt_us}")
-    body[0] = kind
-    _store(body + 1, min(rtt_us, 0xffffffff), 4)
-    return _seal(aead, HELLO, epoch, number, PyBytes_FromStringAndSize(<char*> body, _HELLO_SIZE), _HELLO_SIZE, b"")
 
 
 # --- Fec ------------------------------------------------------------------------------------------------------------------
@@ -634,7 +640,7 @@ cdef class ReplayWindow:
         self._next = number + 1
 
 
-# --- open_frames, open_hello ----------------------------------------------------------------------------------------------
+# --- open_frames, open_parity ---------------------------------------------------------------------------------------------
 # What: opens a shot and takes its body apart in one call (PROTOCOL.md sections 3 to 5). Invariant: a cursor never passes the
 # end of the body; every length and count is checked against what is left, or its limit, before it is used. Bound: one list entry
 # for each frame. Cost: one pass; data that makes up half of the body is not copied.
@@ -724,6 +730,13 @@ cdef tuple _read_datagram(_Cursor* cursor, int kind, bytes body):
     return DATAGRAM, flow_id, number, stamp, deadline, total, offset, _read_data(cursor, length, body)
 
 
+cdef tuple _read_greeting(_Cursor* cursor):
+    cdef const uint8_t* frame = _read(cursor, 6)
+    if frame[0] != GREETING or frame[1] > _MAX_KIND:
+        raise RemoteProtocolError(f"a hello that begins with {frame[0]:#x}, kind {frame[1]}")
+    return GREETING, frame[1], _load(frame + 2, 4)
+
+
 cdef tuple _read_frame(_Cursor* cursor, bytes body):
     cdef int kind = _read(cursor, 1)[0]
     if STREAM <= kind <= STREAM | _STREAM_FIN | _STREAM_OPEN_ENDED:
@@ -751,10 +764,10 @@ cdef tuple _read_frame(_Cursor* cursor, bytes body):
     raise RemoteProtocolError(f"unknown frame type {kind:#x}")
 
 
-cdef bytes _open(object aead, bytes record, bint hello):
+cdef bytes _open(object aead, bytes record):
     """The body of a shot. One that was rebuilt from parity has not met a ShotReader, so the header is checked here too."""
     cdef const uint8_t* header = <const uint8_t*> PyBytes_AS_STRING(record)
-    if len(record) < HEADER_SIZE or len(record) != _shot_size(header, hello):
+    if len(record) < HEADER_SIZE or len(record) != _shot_size(header, header[0] & HELLO != 0):
         raise RemoteProtocolError(f"a shot of {len(record)} bytes is not as long as it says")
     cdef bytes head = record[:HEADER_SIZE]
     cdef Py_ssize_t size = len(record) - HEADER_SIZE - TAG_SIZE
@@ -763,18 +776,9 @@ cdef bytes _open(object aead, bytes record, bint hello):
     return body
 
 
-def open_hello(aead, bytes record not None):
-    """Open a hello: kind, rtt_us. Raises InvalidTag or RemoteProtocolError."""
-    cdef bytes body = _open(aead, record, True)
-    cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(body)
-    if record[0] & PARITY or len(body) != _HELLO_SIZE or base[0] > _MAX_HELLO_KIND:
-        raise RemoteProtocolError(f"a hello of {len(body)} bytes and kind {base[0]}")
-    return base[0], _load(base + 1, 4)
-
-
 def open_frames(aead, bytes record not None):
     """Open a shot and take its body apart: want, held, and the frames in order. Raises InvalidTag or RemoteProtocolError."""
-    cdef bytes body = _open(aead, record, False)
+    cdef bytes body = _open(aead, record)
     cdef _Cursor cursor
     cdef list frames = []
     if record[0] & PARITY:
@@ -782,6 +786,8 @@ def open_frames(aead, bytes record not None):
     cursor.base = <const uint8_t*> PyBytes_AS_STRING(body)
     cursor.at = _BODY_HEAD
     cursor.end = len(body)
+    if record[0] & HELLO:
+        frames.append(_read_greeting(&cursor))
     while cursor.at < cursor.end:
         if len(frames) == MAX_FRAMES:
             raise RemoteProtocolError(f"more than {MAX_FRAMES} frames in a shot")
@@ -792,13 +798,13 @@ def open_frames(aead, bytes record not None):
 def open_parity(aead, bytes record not None):
     """Open a parity shot: want, held, index, number of parity blocks, the numbers it covers, its block. Raises InvalidTag or
     RemoteProtocolError."""
-    cdef bytes body = _open(aead, record, False)
+    cdef bytes body = _open(aead, record)
     cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(body)
     cdef _Cursor cursor
     cdef list numbers = []
     cdef int64_t number = -1
     cdef int i, data, parity
-    if not record[0] & PARITY:
+    if not record[0] & PARITY or record[0] & HELLO:
         raise RemoteProtocolError("frames where parity was due")
     cursor.base = base
     cursor.at = _BODY_HEAD + _PARITY_HEAD

@@ -81,11 +81,11 @@ class Carrier:
         """Bytes that the I/O side could not hand to the kernel yet; kept by the I/O side."""
         self.session: Owner | None = None
         self.greeting = b""
-        """Client: the hello, until it is sent, alone or before the first shot."""
+        """Client: what goes before the first shot, until it is sent: the session's id, and a hello that takes nothing along."""
         self.dial_seconds = 0.0
         """Client: how long it took to connect."""
         self.hello = -1
-        """Number of its hello."""
+        """Number of its hello; negative until that is sealed."""
         self.reader = ShotReader()
         self.closed = False
         """The protocol has no more use for it."""
@@ -258,7 +258,7 @@ class CarrierSet:
         for carrier in reversed(idle) if self._reuse == 1 else idle:
             if carrier.backlog or carrier in without:
                 continue
-            if not sure or carrier.hello not in unconfirmed:
+            if not sure or not (carrier.greeting or carrier.hello in unconfirmed):
                 return carrier
             if unsure is None or (not unsure.greeting and (carrier.greeting or carrier.hello < unsure.hello)):
                 unsure = carrier

@@ -27,7 +27,10 @@ cdef class Receiver:
     cdef bint _payload_came
     cdef dict _handlers
 
+    cpdef greeted(self, Carrier carrier, tuple record, tuple body)
     cpdef bint shot(self, Carrier carrier, tuple record)
+    cdef _finished(self, Carrier carrier)
+    cdef _act(self, Carrier carrier, long long number, bytes sealed, list frames, double now)
     cdef _opened(self, Epoch epoch, long long size, double now)
     cdef _take(self, Carrier carrier, Epoch epoch, long long number, bytes sealed)
     cdef _take_parity(self, Carrier carrier, Epoch epoch, long long number, bytes sealed)

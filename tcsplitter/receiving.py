@@ -17,6 +17,7 @@ from tcsplitter._core import (
     FINAL,
     FRESH,
     GONE,
+    GREETING,
     HELLO,
     PARITY,
     PING,
@@ -27,7 +28,6 @@ from tcsplitter._core import (
     STREAM_CREDIT,
     ReplayWindow,
     open_frames,
-    open_hello,
     open_parity,
 )
 from tcsplitter.acks import ack_delay
@@ -55,6 +55,9 @@ MAX_PIECES = 16_384
 
 Record = tuple[int, int, int, bytes]
 """Flags, epoch, number, and the sealed shot with its header."""
+
+Body = tuple[int, int, list[tuple[Any, ...]]]
+"""What was sealed in a shot: want, held and frames."""
 
 _KINDS = tuple(Kind)
 
@@ -106,6 +109,7 @@ class Receiver:
             CLOSE: on_close,
             SKIP: streams.pass_by,
             ASK: self._on_ask,
+            GREETING: self._on_greeting,
             GONE: self._on_gone if config.client else self._on_foreign,
             STREAM: self._on_foreign if config.datagrams else self._on_stream,
             DATAGRAM: self._on_datagram if config.datagrams else self._on_foreign,
@@ -113,23 +117,35 @@ class Receiver:
 
     # ------------------------------------------------------------------------------------ shots
 
-    def hello(self, record: Record) -> tuple[Kind, float] | None:
-        """What a hello says: the kind of the carrier, and how long it took to connect in seconds; None if it is not genuine.
+    def hello(self, record: Record) -> Body | None:
+        """What is in a hello; None if it is not genuine. `greeted` acts on it, once its carrier is one.
 
-        Raises RemoteProtocolError for a genuine one with an impossible number.
+        Raises RemoteProtocolError for a genuine one that breaks the protocol.
         """
         _flags, epoch_number, number, sealed = record
         epoch = self._keys.get(epoch_number)
         if epoch is None or self._replay.check(number) != FRESH:
             return None
         try:
-            kind, rtt_us = open_hello(epoch.open, sealed)
-        except (InvalidTag, RemoteProtocolError):
+            body = open_frames(epoch.open, sealed)
+        except InvalidTag:
             return None
         self._replay.mark(number)
         self._opened(epoch, len(sealed), self._shared.now)
-        self._acks.add(number)
-        return _KINDS[kind], rtt_us * 1e-6
+        return body
+
+    def greeted(self, carrier: Carrier, record: Record, body: Body) -> None:
+        """Act on a hello and what it took along.
+
+        Raises RemoteProtocolError for what breaks the protocol though it is genuine.
+        """
+        flags, _, number, sealed = record
+        want, held, frames = body
+        self._peer.state(number, want, held, self._shared.now)
+        if self._has_room(frames):
+            self._act(carrier, number, sealed, frames, self._shared.now)
+        if flags & FINAL and not carrier.closed:
+            self._finished(carrier)
 
     def shot(self, carrier: Carrier, record: Record) -> bool:
         """Act on a shot that came on a carrier; False if the carrier cannot be trusted any more.
@@ -153,8 +169,11 @@ class Receiver:
         except InvalidTag:
             return False
         if flags & FINAL and not carrier.closed:
-            self._carriers.finished(carrier, self._ack_delay(), self._recovery.give_up_after(), self._shared.now)
+            self._finished(carrier)
         return True
+
+    def _finished(self, carrier: Carrier) -> None:
+        self._carriers.finished(carrier, self._ack_delay(), self._recovery.give_up_after(), self._shared.now)
 
     def _opened(self, epoch: Epoch, size: int, now: float) -> None:
         """A record was genuine: from here on it is the other end that speaks."""
@@ -175,14 +194,18 @@ class Receiver:
         self._peer.state(number, want, held, now)
         if self._has_room(frames):
             self._replay.mark(number)
-            self._acks.add(number)
-            elicits = self._act_on(frames)
-            if self._payload_came:
-                self._note_payload(carrier, now)
-            if elicits:
-                self._owe_ack(carrier, number, len(sealed), now)
-                if self.rebuilder.keeping:
-                    self.rebuilder.arrived(number, sealed, now)
+            self._act(carrier, number, sealed, frames, now)
+
+    def _act(self, carrier: Carrier, number: int, sealed: bytes, frames: list[tuple[Any, ...]], now: float) -> None:
+        """Act on the frames of a shot that is taken in."""
+        self._acks.add(number)
+        elicits = self._act_on(frames)
+        if self._payload_came:
+            self._note_payload(carrier, now)
+        if elicits:
+            self._owe_ack(carrier, number, len(sealed), now)
+            if self.rebuilder.keeping:
+                self.rebuilder.arrived(number, sealed, now)
 
     def _take_parity(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
         """A shot with parity."""
@@ -276,11 +299,14 @@ class Receiver:
         handlers = self._handlers
         for frame in frames:
             kind = frame[0]
-            elicits |= kind != ACK
+            elicits |= kind != ACK and kind != GREETING
             handlers[kind](*frame[1:])
             if kind == CLOSE:  # what stands behind it is for nobody
                 break
         return elicits
+
+    def _on_greeting(self, _kind: int, _connect_us: int) -> None:
+        """The carrier is what it says (`Session.welcome`)."""
 
     def _on_ping(self) -> None:
         """A ping asks for nothing but the ack."""
@@ -344,3 +370,9 @@ class Receiver:
 
     def _on_foreign(self, *_frame: Any) -> None:
         raise RemoteProtocolError("sent frames of the other kind of session, or of a server")
+
+
+def greeting_of(body: Body) -> tuple[Kind, int]:
+    """What a hello says: the carrier's kind, and how long it took to connect in µs; 0: not known."""
+    _, kind, connect_us = body[2][0]
+    return _KINDS[kind], connect_us

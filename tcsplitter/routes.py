@@ -74,7 +74,8 @@ class Routes:
         if idle:
             unconfirmed = self._carriers.unconfirmed[SYNC]
             for carrier in idle:
-                if not carrier.backlog and carrier.hello not in unconfirmed and now < carrier.asked_at + self._sync_patience:
+                known = not carrier.greeting and carrier.hello not in unconfirmed
+                if known and not carrier.backlog and now < carrier.asked_at + self._sync_patience:
                     return carrier
         return None
 

@@ -6,7 +6,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING
 
-from tcsplitter._core import FINAL, HEADER_SIZE, TAG_SIZE, ShotWriter, seal_hello
+from tcsplitter._core import FINAL, HEADER_SIZE, TAG_SIZE, ShotWriter
 from tcsplitter.acks import ack_delay
 from tcsplitter.carrier import CLOSE, TAIL, TRIM_AT, WRITE, Carrier, Op
 from tcsplitter.chunks import Control
@@ -37,6 +37,9 @@ TAIL_FROM, TAIL_JITTER = 4_000, 0.1
 overtake each other: the window of RACK for that is a quarter (RFC 8985)."""
 GREET_SECONDS = 0.001
 """For so long the hello of a carrier that was connected after a `flush` waits for a shot that takes it along."""
+MOST_GREETING = 16_384
+"""Where the RTT is next to nothing and a payload has no more bytes, the hello takes the first shot's frames along: one of its own
+takes a twentieth of all CPU time there. The server keeps no longer one of somebody who has not proved a key."""
 MAX_GONE = 64
 """Carriers in one shot that are said to be given up."""
 
@@ -219,7 +222,7 @@ class Sender:
             carrier = self._routes.repair(stripe.urgent, self._shared.now, stripe.carriers)
             if carrier is None:
                 return
-            self._begin_body()
+            self._begin_body(carrier)
             self._writer.parity(parity.index, len(stripe.numbers), parity.count, stripe.numbers, parity.block)
             self._seal_data(carrier, [], [])
             self._counters.parity_sent += 1
@@ -244,7 +247,7 @@ class Sender:
             return False
         for kind, subject in shot.control:
             self._streams.queue_control(kind, subject)
-        self._begin_body()
+        self._begin_body(carrier)
         control = self._streams.write_control(self._writer)
         chunks = [chunk for chunk in shot.chunks if payload and not chunk.acked]
         for chunk in chunks:
@@ -279,7 +282,7 @@ class Sender:
 
     def _send_data(self, carrier: Carrier, payload: bool = True, lost: bool = False) -> bool:
         """Send one shot of control frames and payload, or of what is to be sent again; False if there was nothing after all."""
-        self._begin_body()
+        self._begin_body(carrier)
         control = self._write_control(carrier)
         chunks = self._fill(lost) if payload else []
         if not control and not chunks:
@@ -330,7 +333,7 @@ class Sender:
 
     def _send_ack(self, carrier: Carrier) -> None:
         """Send an ack, with what control frames wait."""
-        self._begin_body()
+        self._begin_body(carrier)
         control = self._write_control(carrier)
         if carrier.kind is SYNC and carrier.asked_at == inf and self._acks.for_payload:
             self._acks.for_payload = False
@@ -360,9 +363,12 @@ class Sender:
         settled = carrier.kind is SYNC or self._routes.sync(now) is None
         self._acks.write(self._writer, now, settled)
 
-    def _begin_body(self) -> None:
+    def _begin_body(self, carrier: Carrier) -> None:
+        """Begin what is to go on this carrier; with what greets, if nothing has."""
         held = len(self._carriers.idle[self._carriers.payload[0]])
         self._writer.begin(self.want(), held)
+        if carrier.greeting and carrier.hello < 0:
+            self._writer.greeting(int(carrier.kind), int(carrier.dial_seconds * 1e6))
 
     def _seal_data(self, carrier: Carrier, chunks: list[Portion], control: list[ControlFrame]) -> tuple[SentShot, bytes]:
         """Seal and send the body that was built as a shot that asks for an ack; the shot, and what was written."""
@@ -384,7 +390,7 @@ class Sender:
         data = self._seal(carrier, final and not tailed)
         self._cap.spend(len(data), first, self._shared.now)
         if tailed:
-            self._begin_body()
+            self._begin_body(carrier)
             self._cap.spend(len(self._seal(carrier, final=True, op=TAIL)), False, self._shared.now)
         elif not final:
             self._carriers.expire(carrier, self._shared.now + self._recovery.give_up_after())
@@ -412,8 +418,11 @@ class Sender:
     def _seal(self, carrier: Carrier, final: bool, op: Op = WRITE) -> bytes:
         """Seal the body that was built and send it on this end's half, which it completes if `final`."""
         epoch = self._epoch()
+        number = self._take_number(epoch)
         greeting, carrier.greeting = carrier.greeting, b""
-        data = self._writer.seal(epoch.seal, FINAL if final else 0, epoch.number, self._take_number(epoch), greeting)
+        if greeting and carrier.hello < 0:
+            self._carriers.greet(carrier, number)
+        data = self._writer.seal(epoch.seal, FINAL if final else 0, epoch.number, number, greeting)
         epoch.volume += len(data)
         self._counters.shots_sent += 1
         self._write(carrier, data, op)
@@ -439,19 +448,28 @@ class Sender:
 
     # ------------------------------------------------------------------------------ a carrier's ends
 
-    def hello(self, carrier: Carrier, session_id: bytes) -> int:
-        """Client: greet the server on a fresh connection, with the next `flush`; returns the hello's number."""
-        epoch = self._epoch()
-        number = self._take_number(epoch)
-        hello = seal_hello(epoch.seal, epoch.number, number, int(carrier.kind), int(carrier.dial_seconds * 1e6))
-        carrier.greeting = session_id + hello
+    def hello(self, carrier: Carrier, session_id: bytes) -> None:
+        """Client: greet the server on a fresh connection, with the next `flush`: by the first shot, or before it."""
+        carrier.greeting = session_id
         self._greeters.append(carrier)
-        return number
+        takes_along = self._recovery.congestion.is_short() and self._shared.size.bytes <= MOST_GREETING
+        if not takes_along or self._config.handling.fec.used:  # no parity covers a hello
+            self._greet_alone(carrier)
+
+    def _greet_alone(self, carrier: Carrier) -> None:
+        """Seal a hello of its own, if nothing greets on this carrier so far; it goes with what is written next."""
+        if carrier.greeting and carrier.hello < 0:
+            epoch = self._epoch()
+            number = self._take_number(epoch)
+            self._begin_body(carrier)
+            carrier.greeting = self._writer.seal(epoch.seal, 0, epoch.number, number, carrier.greeting)
+            self._carriers.greet(carrier, number)
 
     def greet(self) -> None:
         """Send the hellos that no shot took along."""
         for carrier in self._greeters:
             if carrier.greeting and not carrier.closed:
+                self._greet_alone(carrier)
                 self._write(carrier, carrier.greeting)
                 carrier.greeting = b""
         self._greeters.clear()
@@ -464,12 +482,13 @@ class Sender:
 
     def retire(self, carrier: Carrier) -> None:
         """Client: finish an idle carrier."""
-        self._begin_body()
+        self._begin_body(carrier)
         self._seal(carrier, final=True)
 
     def close(self, code: int, reason: str) -> None:
         """Tell the other end that the session ends, if there is a carrier to do it on."""
         if self._keys.can_seal and (carrier := self._routes.control(self._shared.now)) is not None:
+            self._greet_alone(carrier)
             self._writer.begin(0, 0)
             self._writer.close(code, reason)
             self._seal(carrier, final=True)

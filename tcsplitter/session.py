@@ -23,7 +23,7 @@ from tcsplitter.keyring import Keyring
 from tcsplitter.modes import RETRY, SYNC
 from tcsplitter.outbox import Outbox
 from tcsplitter.payload import PayloadSize
-from tcsplitter.receiving import Receiver, Record
+from tcsplitter.receiving import Receiver, Record, greeting_of
 from tcsplitter.recovery import Recovery
 from tcsplitter.repair import Repair
 from tcsplitter.routes import Routes
@@ -150,7 +150,7 @@ class Session:
         """Client: greet the server on a fresh connection, which is then idle. Needs keys."""
         self.enter(now)
         self._adopt(carrier, idle_for)
-        self.carriers.greet(carrier, self._sender.hello(carrier, self.id))
+        self._sender.hello(carrier, self.id)
 
     def _adopt(self, carrier: Carrier, idle_for: float) -> None:
         self.carriers.adopt(carrier, self, idle_for, self.now)
@@ -170,17 +170,23 @@ class Session:
         self.enter(now)
         self._touch()
         try:
-            hello = self._receiver.hello(record)
+            body = self._receiver.hello(record)
         except RemoteProtocolError as error:
             self.fail(str(error))
             return False
-        if hello is None or (hello[0] is SYNC and self.carriers.alive[SYNC] >= MAX_SYNCS):
+        if body is None:
             return False
-        carrier.kind, dial_seconds = hello
-        carrier.hello = record[2]
-        if dial_seconds:
-            self.recovery.dialled(dial_seconds, now)
+        kind, connect_us = greeting_of(body)
+        if kind is SYNC and self.carriers.alive[SYNC] >= MAX_SYNCS:
+            return False
+        carrier.kind, carrier.hello = kind, record[2]
+        if connect_us:
+            self.recovery.dialled(connect_us * 1e-6, now)
         self._adopt(carrier, 2 * self.config.idle)
+        try:
+            self._receiver.greeted(carrier, record, body)
+        except RemoteProtocolError as error:
+            self.fail(str(error))
         return True
 
     def receive(self, carrier: Carrier, data: bytes, now: float) -> None:

@@ -18,7 +18,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 
 FATES = "reset", "stall", "freeze"
 """What happens to some at some byte. A further one is "swallow": silent for ever from the first byte behind the hello on."""
-HELLO = 42  # bytes
+HELLO = 47  # bytes
 STALL_SECONDS = 0.5, 3.0
 _PIECE = 65_536
 _LATEST_BYTE = 12_000  # so most fates strike in the middle of a shot of 10,000 bytes

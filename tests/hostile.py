@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from peer import fresh_ephemeral, request
+from shots import header, seal_hello
 
-from tcsplitter._core import HEADER_SIZE, HELLO, MAX_HELLO_SEALED, seal_hello
+from tcsplitter._core import HEADER_SIZE, HELLO, MAX_HELLO_SEALED
 from tcsplitter.handshake import ID_SIZE, Initiator
 
 Attack = Sequence[bytes | float | None]
-HELLO_SIZE = 36  # of a hello without the session id
+HELLO_SIZE = 39  # of a hello without the session id
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ def attacks(tap: Wiretap, seed: int = 1) -> dict[str, Attack]:
         "a hello of a far number": [tap.session_id + forge(fresh, 2**40)],
         "a hello of an unknown epoch": [tap.session_id + fresh[:1] + b"\xc8" + fresh[2:]],
         "a hello too long": [tap.session_id + bytes([HELLO, 0]) + (MAX_HELLO_SEALED + 1).to_bytes(3, "big") + bytes(200)],
+        "the beginning of a long hello": [tap.session_id + header(HELLO, 0, MAX_HELLO_SEALED, 9) + rng.randbytes(20_000)],
+        "the beginning of a long hello and FIN": [tap.session_id + header(HELLO, 0, MAX_HELLO_SEALED, 9) + bytes(99), None],
+        "a long hello": [tap.session_id + header(HELLO, 0, MAX_HELLO_SEALED, 9) + rng.randbytes(MAX_HELLO_SEALED)],
         "a hello without its flag": [tap.session_id + bytes([0]) + fresh[1:]],
         "a hello with flags unheard of": [tap.session_id + bytes([HELLO | 0x80]) + fresh[1:]],
         "a hello that is final": [tap.session_id + bytes([HELLO | 0x01]) + fresh[1:] + rng.randbytes(50)],

@@ -9,7 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from tcsplitter._core import FINAL, ShotReader, ShotWriter, open_frames, seal_hello
+from shots import seal_hello
+
+from tcsplitter._core import FINAL, ShotReader, ShotWriter, open_frames
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.handshake import ANSWER_SIZE, NO_SESSION, VERSION, Answer, Initiator, Request
 from tcsplitter.server_end import ServerConfig, ServerEnd

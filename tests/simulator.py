@@ -22,7 +22,7 @@ from tcsplitter.server_end import ServerConfig, ServerEnd
 from tcsplitter.streams import Stream
 
 FIRST_WINDOW = 14_600
-HELLO = 42  # bytes of a session id and a hello
+HELLO = 47  # bytes of a session id and a hello
 PIECE = 2_920  # two segments: what is acknowledged at a time; writes within the first window go in one piece, to save time
 KEY = hashlib.sha256(b"a key of the simulator").digest()
 End = ClientEnd | ServerEnd

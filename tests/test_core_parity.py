@@ -8,10 +8,11 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shots import AEAD, seal, unseal
+from shots import AEAD, seal, seal_hello, unseal
 
 from tcsplitter._core import (
     FINAL,
+    HELLO,
     MAX_SEALED,
     MAX_VARINT,
     PARITY,
@@ -19,9 +20,7 @@ from tcsplitter._core import (
     ShotReader,
     ShotWriter,
     open_frames,
-    open_hello,
     open_parity,
-    seal_hello,
 )
 from tcsplitter.errors import LocalProtocolError, RemoteProtocolError
 
@@ -298,10 +297,12 @@ def test_a_changed_shot_does_not_open() -> None:
 def test_frames_are_no_parity_and_neither_is_a_hello() -> None:
     with pytest.raises(RemoteProtocolError, match="parity"):
         open_parity(AEAD, seal(bytes(20)))
-    with pytest.raises(RemoteProtocolError, match="hello"):
-        open_parity(AEAD, seal_hello(AEAD, 0, 0, 0, 0))
-    with pytest.raises(RemoteProtocolError, match="hello"):
-        open_hello(AEAD, written(0, 1, [0], b""))
+    with pytest.raises(RemoteProtocolError, match="parity"):
+        open_parity(AEAD, seal_hello())
+    body = unseal(written(0, 1, [0], b""))
+    assert open_parity(AEAD, seal(body, PARITY))
+    with pytest.raises(RemoteProtocolError, match="parity"):
+        open_parity(AEAD, seal(body, PARITY | HELLO))
 
 
 @pytest.mark.parametrize("length", [0, 12, 13, 30, 41, 43])

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shots import AEAD, header, seal
+from shots import header, seal, seal_hello
 
-from tcsplitter._core import FINAL, HELLO, MAX_HELLO_SEALED, MAX_SEALED, PARITY, ShotReader, seal_hello
+from tcsplitter._core import FINAL, HELLO, MAX_HELLO_SEALED, MAX_SEALED, PARITY, ShotReader
 from tcsplitter.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def test_the_longest_shot_is_accepted_in_pieces() -> None:
 
 @every_way
 def test_a_second_hello_is_refused(feed: Feeder) -> None:
-    hello = seal_hello(AEAD, 0, 0, 0, 0)
+    hello = seal_hello()
     with pytest.raises(RemoteProtocolError, match="hello"):
         feed(ShotReader(True), hello + hello)
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 from peer import KEY, Peer, Server, fresh_ephemeral, request, stream
+from shots import seal_hello
 from simulator import KEY as SIMULATED_KEY
 from simulator import Line, Network, Plan
 
-from tcsplitter._core import seal_hello
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.client_end import ASK_RTTS, ASK_SECONDS, MAX_ATTEMPTS, PING_FIRST, PING_LAST, ClientConfig, ClientEnd
 from tcsplitter.handshake import (

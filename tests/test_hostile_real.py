@@ -16,9 +16,10 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 from hostile import Attack, Wiretap, attacks
 from peer import fresh_ephemeral, request
+from shots import seal_hello
 from tunnel import LIMIT, MEGABYTE, End, Service, Tunnel, connect, echo, exchange, receive_exactly, reset, traffic
 
-from tcsplitter._core import FINAL, ShotWriter, seal_hello
+from tcsplitter._core import FINAL, ShotWriter
 from tcsplitter.handshake import ANSWER_SIZE, REQUEST_SIZE, STATUS_NEW, VERSION, Answer, Gate, Initiator
 from tcsplitter.keys import generate_key, key_from_environment
 from tcsplitter.newcomers import MAX_NEWCOMERS, MAX_PER_ADDRESS

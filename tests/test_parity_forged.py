@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 from session_pair import CLIENT, SERVER, SIZE, Pair, Sent
-from shots import AEAD, seal
+from shots import AEAD, seal, seal_hello
 from stream_ends import read
 
-from tcsplitter._core import PARITY, Fec, ShotWriter, seal_hello
+from tcsplitter._core import PARITY, Fec, ShotWriter
 from tcsplitter.carrier import Carrier
 from tcsplitter.modes import Kind
 from tcsplitter.options import Fec as Setting

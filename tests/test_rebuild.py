@@ -8,10 +8,10 @@ from math import inf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shots import AEAD, header
+from shots import AEAD, header, seal_hello
 from stripes import LATER, NOW, Rig, parity_of, sealed
 
-from tcsplitter._core import HELLO, REPLAY_WINDOW, seal_hello
+from tcsplitter._core import HELLO, REPLAY_WINDOW
 from tcsplitter.rebuild import KEEP_SECONDS
 
 # --- whatever comes, in whatever order
