@@ -94,7 +94,8 @@ class ShotWriter:
     def ping(self) -> None: ...
     def ack(self, answered: int, delay_us: int, ranges: Ranges, rebuilt: Ranges) -> None: ...
     def credit(self, total: int) -> None: ...
-    def stream_credit(self, stream_id: int, limit: int) -> None: ...
+    def stream_credit(self, stream_id: int, limit: int, read: int) -> None:
+        """The stream may be sent up to `limit`; its program has taken all below `read`."""
     def reset(self, stream_id: int, code: int, final_size: int) -> None: ...
     def close(self, code: int, reason: str) -> None:
         """Ends the session; the reason is cut to 255 bytes of UTF-8."""
@@ -124,7 +125,7 @@ class ShotWriter:
 def open_frames(aead: Aead, record: bytes) -> tuple[int, int, list[tuple[Any, ...]]]:
     """Open a shot and take its body apart: want, held, and frames as
 
-    (PING,) · (ACK, answered, delay_us, ranges, rebuilt) · (CREDIT, total) · (STREAM_CREDIT, id, limit) ·
+    (PING,) · (ACK, answered, delay_us, ranges, rebuilt) · (CREDIT, total) · (STREAM_CREDIT, id, limit, read) ·
     (RESET, id, code, final_size) · (CLOSE, code, reason) · (STREAM, id, offset, data, fin) · (SKIP, id, offset) ·
     (GONE, number) · (ASK, number) · (DATAGRAM, flow, number, stamp, deadline, total, offset, data) ·
     (GREETING, kind, connect_us), the first of a hello and of nothing else

@@ -357,8 +357,9 @@ cdef class ShotWriter:
     def credit(self, total):
         self._put_frame(CREDIT, (total,))
 
-    def stream_credit(self, stream_id, limit):
-        self._put_frame(STREAM_CREDIT, (stream_id, limit))
+    def stream_credit(self, stream_id, limit, read):
+        """The stream may be sent up to `limit`; its program has taken all below `read`."""
+        self._put_frame(STREAM_CREDIT, (stream_id, limit, read))
 
     def reset(self, stream_id, code, final_size):
         self._put_frame(RESET, (stream_id, code, final_size))
@@ -748,7 +749,7 @@ cdef tuple _read_frame(_Cursor* cursor, bytes body):
     if kind == CREDIT:
         return CREDIT, _read_varint(cursor)
     if kind == STREAM_CREDIT:
-        return STREAM_CREDIT, _read_varint(cursor), _read_varint(cursor)
+        return STREAM_CREDIT, _read_varint(cursor), _read_varint(cursor), _read_varint(cursor)
     if kind == RESET:
         return RESET, _read_varint(cursor), _read_varint(cursor), _read_varint(cursor)
     if DATAGRAM <= kind <= DATAGRAM | _DATAGRAM_FRAGMENT | _DATAGRAM_TIMED:

@@ -4,13 +4,12 @@ cdef class ReceiveWindow
 cdef class StreamWindow:
     cdef public long long limit
     cdef ReceiveWindow _receiving
-    cdef long long _returned, _size, _unread
+    cdef long long _returned, _size
     cdef double _began_at
     cdef bint _gap
 
     cpdef begin(self, double now)
     cpdef expect(self, long long highest, double now)
-    cpdef came(self, long long fresh)
     cpdef long long returned(self, long long offset)
     cpdef note_gap(self, long long highest)
     cpdef bint grow_behind_gap(self, long long read_offset, double now)
@@ -29,7 +28,7 @@ cdef class SendWindow:
 
 
 cdef class ReceiveWindow:
-    cdef public long long large, limit
+    cdef public long long limit
     cdef readonly long long _received
     cdef long long _free_before, _returned
 

@@ -16,15 +16,16 @@ MAX_WINDOW = 16 * 1024 * 1024
 """Ceiling of what one stream may have granted and unread, bytes."""
 WINDOW_SHARE = 4
 """More is granted when such a share of a window was consumed: the sender must not have to stop though several frames with credit
-are lost. Where large windows hold much that is not read, the share is one of what they leave, for a stream of half of that: a
-credit is a proof that the reader reads, and without one no stream gets more than others keep (Stream.room)."""
+are lost. Where all streams hold much that is not read, the share is one of what they leave, for a stream of half of that: a
+credit is a proof that the reader reads, and without one no stream has more unread than twice as much (Stream.room)."""
 GROWTH_RTTS, GROWTH_SECONDS, PACED_SECONDS = 2.0, 0.01, 2.0
 """If that took less than the larger of the first two the window is too small; where data is forwarded at a beat, or past gaps, if
 it took less than the last."""
 FAST_GROWTH, GAP_GROWTH = 8, 4
 """Factors by which it grows: while the reader takes what comes, and behind a gap."""
-SESSION_WINDOW = 32 * 1024 * 1024
-"""Bytes of all streams of a direction that may be granted and unread."""
+SESSION_WINDOW, FINEST = 32 * 1024 * 1024, 2048
+"""Bytes of all streams of a direction that may be granted and unread; and into how many credits that is cut at the most, as each
+takes a shot."""
 
 
 class StreamWindow:
@@ -34,7 +35,7 @@ class StreamWindow:
     has used such a share behind a gap, which lasts for many RTTs, and the reader has taken all that came before the gap.
     """
 
-    __slots__ = ("_began_at", "_gap", "_receiving", "_returned", "_size", "_unread", "limit")
+    __slots__ = ("_began_at", "_gap", "_receiving", "_returned", "_size", "limit")
 
     def __init__(self, receiving: ReceiveWindow) -> None:
         self.limit = INITIAL_WINDOW
@@ -45,8 +46,6 @@ class StreamWindow:
         self._gap = False
         """A share of it was used behind a gap."""
         self._receiving = receiving
-        self._unread = 0
-        """Bytes received and not consumed."""
         self._returned = 0
         """All below this offset was consumed, or dropped."""
 
@@ -59,19 +58,10 @@ class StreamWindow:
         if highest <= self.limit - self._size:
             self.begin(now)
 
-    def came(self, fresh: int) -> None:
-        """So many bytes more were received, or may not come any more."""
-        self._unread += fresh
-        if self.large:
-            self._receiving.large += fresh
-
     def returned(self, offset: int) -> int:
         """All below this offset was consumed, or dropped: how many bytes those are that were not before."""
         count = max(0, offset - self._returned)
         self._returned += count
-        self._unread -= count
-        if self.large:
-            self._receiving.large -= count
         return count
 
     def note_gap(self, highest: int) -> None:
@@ -100,10 +90,7 @@ class StreamWindow:
         return True
 
     def _grant(self, read_offset: int, growth: int, now: float) -> None:
-        was_large = self.large
         self._size = min(growth * self._size, MAX_WINDOW)
-        if self.large and not was_large:
-            self._receiving.large += self._unread
         self._gap = False
         self.limit = read_offset + self._size
         self.begin(now)
@@ -150,13 +137,11 @@ class SendWindow:
 class ReceiveWindow:
     """Bytes of all streams together, received and consumed."""
 
-    __slots__ = ("_free_before", "_received", "_returned", "large", "limit")
+    __slots__ = ("_free_before", "_received", "_returned", "limit")
 
     def __init__(self) -> None:
         self.limit = SESSION_WINDOW
         """Bytes that the other end may send in all."""
-        self.large = 0
-        """Bytes received and not consumed of streams whose windows have grown."""
         self._received = 0
         self._returned = 0
         self._free_before = SESSION_WINDOW
@@ -169,8 +154,8 @@ class ReceiveWindow:
 
     @property
     def free(self) -> int:
-        """Bytes that large windows leave to other streams."""
-        return SESSION_WINDOW - self.large
+        """Bytes that what is unread leaves."""
+        return SESSION_WINDOW - self.held
 
     def count(self, fresh: int) -> None:
         """New bytes came. Raises RemoteProtocolError beyond the credit."""
@@ -189,7 +174,7 @@ class ReceiveWindow:
         """Bytes were consumed; whether the other end should be granted more: when a share of what is free has come together."""
         self._returned += count
         self._free_before = max(self._free_before, self.free)
-        if self._returned + SESSION_WINDOW - self.limit < max(1, self.free // WINDOW_SHARE):
+        if self._returned + SESSION_WINDOW - self.limit < max(self.free // WINDOW_SHARE, SESSION_WINDOW // FINEST):
             return False
         self.limit = self._returned + SESSION_WINDOW
         return True

@@ -13,7 +13,7 @@ cdef class Stream:
     cdef public RecvBuffer incoming
     cdef object _forwarding, _host
     cdef Shared _shared
-    cdef long long _gate, _passed, _pending_chunks, _proved, _send_limit, _sent, _whole
+    cdef long long _gate, _passed, _pending_chunks, _read, _send_limit, _sent, _whole
     cdef SendBuffer _unsent
     cdef LostChunks _lost
     cdef StreamWindow _window
@@ -21,7 +21,7 @@ cdef class Stream:
 
     @cython.locals(
         size=cython.longlong, sending=SendWindow, unsent=cython.longlong, used=cython.longlong, ahead=cython.longlong,
-        share=cython.longlong, least=cython.longlong, room=cython.longlong,
+        left=cython.longlong, unread=cython.longlong, beyond=cython.longlong, share=cython.longlong, room=cython.longlong,
     )
     cdef long long _find_room(self)
     cpdef write(self, bytes data)
@@ -37,7 +37,7 @@ cdef class Stream:
     cpdef chunk_acked(self, Chunk chunk)
     cpdef bint chunk_lost(self, Chunk chunk)
     cdef _give_up(self, Chunk chunk)
-    cpdef bint raise_send_limit(self, long long limit)
+    cpdef bint raise_send_limit(self, long long limit, long long read)
     cpdef receive(self, long long offset, data, bint fin)
     cdef _drop_outgoing(self)
     cdef _drop_incoming(self, long long end)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tcsplitter._core import MAX_VARINT, RecvBuffer, SendBuffer
 from tcsplitter.chunks import Chunk, Control, LostChunks
-from tcsplitter.credit import GROWTH_RTTS, GROWTH_SECONDS, INITIAL_WINDOW, PACED_SECONDS, StreamWindow
+from tcsplitter.credit import GROWTH_RTTS, GROWTH_SECONDS, INITIAL_WINDOW, PACED_SECONDS, SESSION_WINDOW, StreamWindow
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.playout import Forwarding
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 MANY_UNSENT = 4 * 1024 * 1024
 """While all streams together hold more than that unsent, each is read ahead by a payload: what is left of the session's window is
 for streams that have little to say, however many have much."""
+
+FEW_LEFT, LITTLE = SESSION_WINDOW // 4, 4
+"""Bytes of the session's window that streams leave to others, each of which may keep no more than one of so many shares of what
+is left. A receiver proves that its reader reads before half of such a share is used up (credit.WINDOW_SHARE)."""
 
 MAX_WHOLE = INITIAL_WINDOW // 2
 """Larger payloads cannot be kept whole: the other end may grant no more before half a window was consumed."""
@@ -55,7 +59,7 @@ class Stream:
 
     __slots__ = (
         "_fin_cut", "_finishing", "_forwarding", "_gate", "_host", "_lost", "_opened", "_passed",
-        "_pending_chunks", "_proved", "_reset_acked", "_reset_came", "_send_limit", "_sent",
+        "_pending_chunks", "_read", "_reset_acked", "_reset_came", "_send_limit", "_sent",
         "_shared", "_stopped", "_unsent", "_whole", "_window", "app", "beat_at", "deficit", "id", "incoming", "queue",
         "reset_code", "sent_reset", "unacknowledged",
     )  # fmt: skip
@@ -99,8 +103,8 @@ class Stream:
         self._reset_acked = False
         self._reset_came = False
         self._send_limit = INITIAL_WINDOW
-        self._proved = 0
-        """What was sent when it was raised last: until then the reader read."""
+        self._read = 0
+        """What the other end's program had read when it was raised last."""
         self._window = StreamWindow(host.shared.receiving)
         self._sent = 0
         """Bytes sent when the stream was reset."""
@@ -112,9 +116,9 @@ class Stream:
     def room(self) -> int:
         """Bytes that may be read from the local program now: what the windows and the read-ahead leave.
 
-        Beyond a first window's worth a stream takes no more of the session's window, from one credit of its own to the next,
-        than it leaves to others: so readers that stop hold up nobody else. Where too little is left, this one is told when
-        there is more.
+        Of the session's window a stream keeps a first window unread, or as much as it leaves to others beyond FEW_LEFT, or a
+        small share of what is left: so tens of readers that stop hold up nobody else. Where too little is left, this one is told
+        when there is more.
         """
         return 0 if self._finishing or self.sent_reset is not None else self._find_room()
 
@@ -123,10 +127,10 @@ class Stream:
         unsent = len(self._unsent)
         used = self._unsent.offset + unsent
         ahead = (size if sending.unsent > MANY_UNSENT else self._shared.most_unsent()) - unsent
-        share, least = sending.room(), max(1, self._whole)
-        if used - self._proved > INITIAL_WINDOW:
-            share, least = (share - (used - self._proved)) // 2, max(least, size)
-        if share < least:
+        left, unread = sending.room(), used - self._read
+        beyond = max((left - FEW_LEFT - unread) // 2, left // LITTLE - unread)
+        share = max(min(left, INITIAL_WINDOW - unread), beyond if beyond >= size else 0)
+        if share < max(1, self._whole):
             sending.held[self] = None
             share = 0
         room = max(0, min(ahead, self._send_limit - used, share))
@@ -403,12 +407,15 @@ class Stream:
         """Bytes of this stream sent so far, for RESET."""
         return self._unsent.offset if self.sent_reset is None else self._sent
 
-    def raise_send_limit(self, limit: int) -> bool:
-        """Whether the credit that came is news: a smaller one is an older one."""
+    def raise_send_limit(self, limit: int, read: int) -> bool:
+        """Whether the credit that came is news: a smaller one is an older one. Raises RemoteProtocolError if more was read than
+        was sent."""
+        if read > self._unsent.offset:
+            raise RemoteProtocolError(f"read {read} bytes of stream {self.id}, of which {self._unsent.offset} were sent")
         if limit <= self._send_limit:
             return False
         self._send_limit = limit
-        self._proved = self._unsent.offset
+        self._read = max(self._read, read)
         return True
 
     def receive(self, offset: int, data: bytes | memoryview, fin: bool) -> None:
@@ -495,5 +502,4 @@ class Stream:
 
     def _count_received(self, fresh: int, pieces: int) -> None:
         """Account for new bytes and pieces."""
-        self._window.came(fresh)
         self._host.count_received(fresh, pieces)

@@ -149,10 +149,10 @@ class StreamTable:
         if self.shared.sending.raise_limit(total):
             self.shared.let_go()
 
-    def raise_stream_limit(self, stream_id: int, limit: int) -> None:
-        """The other end grants more bytes of one stream."""
+    def raise_stream_limit(self, stream_id: int, limit: int, read: int) -> None:
+        """The other end grants more bytes of one stream, of which its program has read so many."""
         stream = self.known(stream_id)
-        if stream is not None and stream.raise_send_limit(limit):
+        if stream is not None and stream.raise_send_limit(limit, read):
             self.shared.schedule(stream)
             self.shared.tell(stream)
 
@@ -183,6 +183,6 @@ def _write_of_stream(writer: ShotWriter, kind: Control, stream: Stream) -> None:
     if kind == Control.RESET:
         writer.reset(stream.id, stream.sent_reset or BY_PROGRAM, stream.final_size)
     elif kind == Control.STREAM_CREDIT:
-        writer.stream_credit(stream.id, stream.credit_limit)
+        writer.stream_credit(stream.id, stream.credit_limit, stream.incoming.read_offset)
     else:
         writer.skip(stream.id, stream.incoming.read_offset)

@@ -165,8 +165,8 @@ def credit(total: int) -> Build:
     return lambda writer: writer.credit(total)
 
 
-def stream_credit(stream_id: int, limit: int) -> Build:
-    return lambda writer: writer.stream_credit(stream_id, limit)
+def stream_credit(stream_id: int, limit: int, read: int = 0) -> Build:
+    return lambda writer: writer.stream_credit(stream_id, limit, read)
 
 
 def ack(number: int) -> Build:

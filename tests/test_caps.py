@@ -106,7 +106,7 @@ class Rig:
 def test_a_streams_first_credit(offset: int) -> None:
     rig = Rig()
     room = INITIAL_WINDOW - offset
-    grown = [(STREAM_CREDIT, 0, GAP_GROWTH * INITIAL_WINDOW)] if offset else []
+    grown = [(STREAM_CREDIT, 0, GAP_GROWTH * INITIAL_WINDOW, 0)] if offset else []
     assert rig.send(stream(0, offset, bytes(room))) == grown
     assert rig.peer.alive
     assert "credit" in rig.ended_by(stream(2, offset, bytes(room + 1)))

@@ -137,7 +137,7 @@ def test_a_payload_of_any_shape_fits_into_a_shot_with_all_that_may_stand_beside_
 )
 def test_what_is_read_ahead_from_a_program(size: int, ahead: int) -> None:
     each = ClientSession(size).session.streams.open()
-    each.raise_send_limit(2**40)
+    each.raise_send_limit(2**40, 0)
     each.write(bytes(ahead - 1))
     assert each.room == 1
     each.write(b"x")
@@ -152,7 +152,7 @@ def test_the_first_window_holds_the_sender() -> None:
     assert each.room == 0
     each.write(b"x")
     assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == INITIAL_WINDOW
-    each.raise_send_limit(INITIAL_WINDOW + 1)
+    each.raise_send_limit(INITIAL_WINDOW + 1, 0)
     client.session.shared.schedule(each)
     assert sum(len(frame[3]) for frame in client.frames() if frame[0] == STREAM) == 1
 

@@ -71,7 +71,12 @@ GOLDEN_BODIES: list[tuple[str, Callable[[ShotWriter], None], str, list[tuple[Any
         [(_core.ACK, 7, 0, [(5, 7)], [(4, 4), (1, 2)])],
     ),
     ("credit", lambda w: w.credit(33_554_432), "01020304 04 82000000", [(_core.CREDIT, 33_554_432)]),
-    ("stream credit", lambda w: w.stream_credit(4, 65_536), "01020304 05 04 80010000", [(_core.STREAM_CREDIT, 4, 65_536)]),
+    (
+        "stream credit",
+        lambda w: w.stream_credit(4, 65_536, 9),
+        "01020304 05 04 80010000 09",
+        [(_core.STREAM_CREDIT, 4, 65_536, 9)],
+    ),
     ("reset", lambda w: w.reset(8, 1, 1 << 40), "01020304 06 08 01 c000010000000000", [(_core.RESET, 8, 1, 1 << 40)]),
     ("close", lambda w: w.close(1, "zu groß"), "01020304 07 01 08 7a752067726fc39f", [(_core.CLOSE, 1, "zu groß")]),
     (
@@ -162,7 +167,7 @@ frames_strategy = st.lists(
         st.just((_core.PING,)),
         st.tuples(st.just(_core.ACK), varints, varints, ranges(), ranges() | st.just([])),
         st.tuples(st.just(_core.CREDIT), varints),
-        st.tuples(st.just(_core.STREAM_CREDIT), varints, varints),
+        st.tuples(st.just(_core.STREAM_CREDIT), varints, varints, varints),
         st.tuples(st.just(_core.RESET), varints, varints, varints),
         st.tuples(st.just(_core.CLOSE), varints, st.text(max_size=60)),
         st.tuples(st.just(_core.STREAM), varints, st.integers(0, MAX_VARINT - 300), st.binary(max_size=300), st.booleans()),
@@ -237,7 +242,7 @@ def test_data_larger_than_any_body_is_refused() -> None:
     [
         lambda w: w.credit(MAX_VARINT + 1),
         lambda w: w.credit(-1),
-        lambda w: w.stream_credit(0, MAX_VARINT + 1),
+        lambda w: w.stream_credit(0, MAX_VARINT + 1, 0),
         lambda w: w.reset(0, 0, -1),
         lambda w: w.close(-1, ""),
         lambda w: w.stream(-1, 0, b"", False),

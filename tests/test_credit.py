@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcsplitter.credit import SESSION_WINDOW, ReceiveWindow, SendWindow
+from tcsplitter.credit import INITIAL_WINDOW, SESSION_WINDOW, ReceiveWindow, SendWindow
 from tcsplitter.errors import RemoteProtocolError
 
 QUARTER = SESSION_WINDOW // 4
@@ -61,35 +61,36 @@ def test_the_credit_may_be_used_up_and_not_exceeded() -> None:
     assert window.held == SESSION_WINDOW
 
 
-@pytest.mark.parametrize(("back", "granted"), [(1, False), (QUARTER - 1, False), (QUARTER, True), (SESSION_WINDOW, True)])
-def test_credit_is_granted_by_the_quarter(back: int, granted: bool) -> None:
+@pytest.mark.parametrize(
+    ("received", "back"),
+    [(QUARTER, QUARTER), (SESSION_WINDOW // 2, SESSION_WINDOW // 6 + 1), (SESSION_WINDOW - QUARTER, QUARTER // 3 + 1)],
+)
+def test_credit_is_granted_by_the_quarter_of_what_is_left(received: int, back: int) -> None:
     window = ReceiveWindow()
-    window.count(SESSION_WINDOW)
-    assert window.give_back(back) is granted
-    assert window.limit == SESSION_WINDOW + (back if granted else 0)
-    assert window.held == SESSION_WINDOW - back
+    window.count(received)
+    assert not window.give_back(back - 4)
+    assert window.limit == SESSION_WINDOW
+    assert window.give_back(4)
+    assert window.limit == SESSION_WINDOW + back
+    assert window.held == received - back
 
 
-@pytest.mark.parametrize("free", [4, 1_000, QUARTER])
-def test_where_large_windows_leave_little_credit_is_granted_by_the_quarter_of_that(free: int) -> None:
+def test_where_nothing_is_left_credit_is_granted_by_the_quarter_of_a_first_window() -> None:
     window = ReceiveWindow()
     window.count(SESSION_WINDOW)
-    window.large = SESSION_WINDOW - free
-    assert not window.give_back(free // 4 - 1)
+    assert not window.give_back(INITIAL_WINDOW // 4 - 1)
     assert window.give_back(1)
-    assert window.limit == SESSION_WINDOW + free // 4
 
 
-def test_what_large_windows_leave_shrinks_by_a_third_at_a_time() -> None:
+def test_what_is_left_shrinks_by_a_third_at_a_time() -> None:
     window = ReceiveWindow()
-    window.large = SESSION_WINDOW // 3
+    window.count(SESSION_WINDOW // 3)
     assert not window.has_shrunk()
-    window.large += 2
+    window.count(2)
     assert window.has_shrunk()
     assert not window.has_shrunk()
-    window.large = 0
-    window.give_back(0)
-    window.large = SESSION_WINDOW // 2
+    window.give_back(window.held)
+    window.count(SESSION_WINDOW // 2)
     assert window.has_shrunk()
 
 

@@ -35,7 +35,7 @@ class Rig:
         """A stream that is open at both ends, and then writes."""
         stream = self.table.accept(2 * len(self.table))
         assert stream is not None
-        stream.raise_send_limit(2**40)
+        stream.raise_send_limit(2**40, 0)
         for count in writes:
             stream.write(bytes(count))
         return stream

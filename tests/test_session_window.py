@@ -10,8 +10,9 @@ from stream_ends import SIZE, End, Pair, read
 from tcsplitter import credit, streams
 from tcsplitter._core import CREDIT, STREAM
 from tcsplitter.credit import INITIAL_WINDOW
+from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.options import Retries
-from tcsplitter.shared import Handling
+from tcsplitter.shared import MAX_UNSENT, Handling
 from tcsplitter.streams import Stream
 
 WINDOW = 12_000
@@ -20,6 +21,7 @@ WINDOW = 12_000
 @pytest.fixture(autouse=True)
 def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credit, "SESSION_WINDOW", WINDOW)
+    monkeypatch.setattr(streams, "FEW_LEFT", WINDOW // 4)
 
 
 def full_end(count: int, handling: Handling | None = None) -> tuple[End, Stream, list[Stream]]:
@@ -140,6 +142,7 @@ LARGE = 40 * INITIAL_WINDOW
 @pytest.fixture
 def large_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credit, "SESSION_WINDOW", LARGE)
+    monkeypatch.setattr(streams, "FEW_LEFT", LARGE // 4)
 
 
 def write_all(stream: Stream, pair: Pair) -> int:
@@ -165,7 +168,7 @@ def test_however_much_readers_hold_those_that_read_go_on(stopped: int) -> None:
     for sender, _ in pairs:
         write_all(sender, pair)
     held = pair.ends[1].shared.receiving.held
-    assert LARGE * (1 - 0.6**stopped) < held
+    assert LARGE * (0.7 - 0.6**stopped) < held
     going_on, at_server = pair.open()
     got = 0
     for _ in range(100):
@@ -173,6 +176,31 @@ def test_however_much_readers_hold_those_that_read_go_on(stopped: int) -> None:
         got += len(read(at_server))
         pair.settle()
     assert got > LARGE
+
+
+@pytest.mark.usefixtures("large_window")
+@pytest.mark.parametrize("stopped", [2, 5, 10])
+def test_readers_that_stop_with_much_under_way_hold_up_nobody(stopped: int) -> None:
+    pair = Pair()
+    pairs = [pair.open() for _ in range(stopped)]
+    for _ in range(8):
+        for reads in (True, False):  # what is sent meanwhile is not read when the credit comes
+            for sender, _ in pairs:
+                sender.write(bytes(sender.room))
+            pair.send()
+            while data := [at for at, (side, _) in enumerate(pair.under_way) if side == 0]:
+                pair.deliver(data[0])
+            for _, at_server in pairs if reads else ():
+                read(at_server)
+            pair.send()
+        pair.settle()
+    for sender, _ in pairs:
+        write_all(sender, pair)
+    going_on, at_server = pair.open()
+    for _ in range(100):
+        assert write_all(going_on, pair)
+        read(at_server)
+        pair.settle()
 
 
 @pytest.mark.usefixtures("large_window")
@@ -205,19 +233,24 @@ def test_who_reads_gets_room_whatever_others_do(steps: list[tuple[int, int, bool
     for sender, _ in opened:
         sender.reset()
     pair.settle()
-    assert (receiving.held, receiving.large) == (0, 0)
+    assert receiving.held == 0
 
 
 @pytest.mark.usefixtures("large_window")
 def test_a_large_stream_leaves_to_others_what_it_takes() -> None:
     end = End(client=True)
     greedy, keystrokes = end.table.open(), end.table.open()
-    greedy.raise_send_limit(2**40)
+    greedy.raise_send_limit(2**40, 0)
     while count := greedy.room:
         greedy.write(bytes(count))
         end.shots()
-    assert LARGE // 2 <= end.shared.sending.left() <= LARGE // 2 + 2 * SIZE
+    taken = LARGE - end.shared.sending.left()
+    assert taken == pytest.approx(3 * LARGE / 8, abs=2 * SIZE)  # as much as it leaves beyond FEW_LEFT
     assert greedy in end.shared.sending.held
     assert keystrokes.room == INITIAL_WINDOW
-    greedy.raise_send_limit(2**41)
-    assert greedy.room
+    greedy.raise_send_limit(2**41, 3 * SIZE)
+    assert SIZE <= greedy.room <= 3 * SIZE  # what was sent is not what was read
+    greedy.raise_send_limit(2**42, taken)
+    assert greedy.room == MAX_UNSENT
+    with pytest.raises(RemoteProtocolError, match="read"):
+        greedy.raise_send_limit(2**43, taken + 1)

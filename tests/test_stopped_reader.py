@@ -130,7 +130,9 @@ def test_stopped_readers_stop_their_senders_and_nobody_else(way: str, count: int
         megabytes = sorted(size // MEGABYTE for size in sent)
         FIGURES.info("%d streams %s: %s MB taken; peak %d MB", count, way, megabytes, peak // MEGABYTE)
         for measure in (upload, download):
-            FIGURES.info("beside them %s %.1f MB/s", measure.__name__, measure(tunnel.address, 2) / MEGABYTE)
+            rate = measure(tunnel.address, 2)
+            FIGURES.info("beside them %s %.1f MB/s", measure.__name__, rate / MEGABYTE)
+            assert rate > 3 * MEGABYTE
         programs.go_on.set()
         for user in users:
             user.join()

@@ -174,7 +174,7 @@ def test_the_local_side_is_told_of_room_only_if_there_was_none() -> None:
     end = End(client=True)
     stream = end.table.open()
     assert stream is not None
-    end.take((STREAM_CREDIT, stream.id, 10 * MAX_UNSENT))
+    end.take((STREAM_CREDIT, stream.id, 10 * MAX_UNSENT, 0))
     for filled in (False, True):
         stream.write(bytes(stream.room if filled else 1_000))
         assert (stream.room == 0) is filled
@@ -386,7 +386,7 @@ def test_a_sender_goes_on_when_it_is_granted_more(limit: int, more: int) -> None
     stream.write(bytes(INITIAL_WINDOW + 10))
     assert sum(len(chunk.data) for shot in end.shots() for chunk in shot.chunks) == INITIAL_WINDOW
     end.news.clear()
-    end.take((STREAM_CREDIT, 0, limit))
+    end.take((STREAM_CREDIT, 0, limit, 0))
     assert sum(len(chunk.data) for shot in end.shots() for chunk in shot.chunks) == more
     assert (stream in end.news) is (more > 0)
 
@@ -423,7 +423,7 @@ def test_all_streams_go_on_when_the_session_is_granted_more() -> None:
 def test_room_is_what_windows_and_read_ahead_leave(stream_credit: int, session_left: int, unsent: int, room: int) -> None:
     end = End(client=True)
     stream = end.table.open()
-    stream.raise_send_limit(stream_credit)
+    stream.raise_send_limit(stream_credit, 0)
     end.shared.sending.total = SESSION_WINDOW - session_left
     stream.write(bytes(unsent))
     assert stream.room == room

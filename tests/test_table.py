@@ -39,9 +39,9 @@ def test_a_server_accepts_the_ids_of_a_client_in_any_order() -> None:
         (True, (RESET, 1, 0, 0)),
         (True, (STREAM, 2, 0, b"x", False)),  # stream 0 alone was opened
         (True, (RESET, 2, 0, 0)),
-        (True, (STREAM_CREDIT, 2, 1)),
+        (True, (STREAM_CREDIT, 2, 1, 0)),
         (False, (STREAM, 1, 0, b"x", False)),
-        (False, (STREAM_CREDIT, 1, 1)),
+        (False, (STREAM_CREDIT, 1, 1, 0)),
     ],
 )
 def test_frames_that_name_a_stream_which_cannot_be(client: bool, frame: Frame) -> None:
@@ -63,7 +63,7 @@ def test_a_closed_stream_is_forgotten_for_ever(client: bool) -> None:
     end.news.clear()
     end.acked(shot)
     assert list(end.news) == [stream]
-    for frame in (data(0, 10), data(500, 10, True), reset_at(77), (STREAM_CREDIT, 0, 2**30)):
+    for frame in (data(0, 10), data(500, 10, True), reset_at(77), (STREAM_CREDIT, 0, 2**30, 0)):
         end.take(frame)
     assert end.balanced()
     assert end.shots() == []

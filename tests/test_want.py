@@ -296,7 +296,7 @@ def burst(side: int, carriers: int, payloads: int) -> tuple[Pair, list[Sent]]:
     session = pair.sessions[side]
     session.recovery.lateness.share = 0.05
     stream = next(iter(session.streams))
-    stream.raise_send_limit(payloads * SIZE)
+    stream.raise_send_limit(payloads * SIZE, 0)
     stream.write(bytes(payloads * SIZE))
     return pair, pair.wait(RTT / 4)
 
