@@ -10,6 +10,8 @@ cdef class Carrier:
     cdef public bint brought, carried, closed, eof, owes_ack, rx_final, tx_final
     cdef public list sent
 
+    cpdef bint is_ungreeted(self)
+
 
 cdef class PeerCarriers:
     cdef public long long held, want

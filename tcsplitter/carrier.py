@@ -113,6 +113,10 @@ class Carrier:
         self.brought = False
         """Payload came on it."""
 
+    def is_ungreeted(self) -> bool:
+        """Client: the hello that it is to begin with is not sealed yet."""
+        return bool(self.greeting) and self.hello < 0
+
 
 class PeerCarriers:
     """What the other end said last about its idle carriers; the highest shot number stands."""

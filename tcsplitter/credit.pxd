@@ -1,3 +1,6 @@
+cimport cython
+
+
 cdef class ReceiveWindow
 
 
@@ -23,6 +26,8 @@ cdef class SendWindow:
 
     cpdef long long left(self)
     cpdef long long room(self)
+    @cython.locals(left=cython.longlong, beyond=cython.longlong)
+    cpdef long long share(self, long long unread, long long size)
     cpdef took(self, long long count)
     cpdef bint raise_limit(self, long long total)
 

@@ -17,7 +17,7 @@ MAX_WINDOW = 16 * 1024 * 1024
 WINDOW_SHARE = 4
 """More is granted when such a share of a window was consumed: the sender must not have to stop though several frames with credit
 are lost. Where all streams hold much that is not read, the share is one of what they leave, for a stream of half of that: a
-credit is a proof that the reader reads, and without one no stream has more unread than twice as much (Stream.room)."""
+credit is a proof that the reader reads, and without one no stream has more unread than twice as much (SendWindow.share)."""
 GROWTH_RTTS, GROWTH_SECONDS, PACED_SECONDS = 2.0, 0.01, 2.0
 """If that took less than the larger of the first two the window is too small; where data is forwarded at a beat, or past gaps, if
 it took less than the last."""
@@ -26,6 +26,10 @@ FAST_GROWTH, GAP_GROWTH = 8, 4
 SESSION_WINDOW, FINEST = 32 * 1024 * 1024, 2048
 """Bytes of all streams of a direction that may be granted and unread; and into how many credits that is cut at the most, as each
 takes a shot."""
+
+FEW_LEFT, LITTLE = SESSION_WINDOW // 4, 4
+"""Bytes of the session's window that streams leave to others, each of which may keep no more than one of so many shares of what
+is left. A receiver proves that its reader reads before half of such a share is used up (WINDOW_SHARE)."""
 
 
 class StreamWindow:
@@ -120,6 +124,16 @@ class SendWindow:
     def room(self) -> int:
         """Bytes that may be read from local programs now."""
         return max(0, self.left() - self.unsent)
+
+    def share(self, unread: int, size: int) -> int:
+        """Bytes that a stream may take of what is left, of which so many are unread as far as is known, in payloads of `size`.
+
+        It keeps a first window unread, or as much as it leaves to others beyond FEW_LEFT, or a small share of what is left: so
+        tens of readers that stop hold up nobody else.
+        """
+        left = self.room()
+        beyond = max((left - FEW_LEFT - unread) // 2, left // LITTLE - unread)
+        return max(min(left, INITIAL_WINDOW - unread), beyond if beyond >= size else 0)
 
     def took(self, count: int) -> None:
         """A chunk of new data was cut from what was unsent."""

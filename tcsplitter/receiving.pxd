@@ -29,7 +29,7 @@ cdef class Receiver:
 
     cpdef greeted(self, Carrier carrier, tuple record, tuple body)
     cpdef bint shot(self, Carrier carrier, tuple record)
-    cdef _finished(self, Carrier carrier)
+    cdef _end_half(self, Carrier carrier, int flags)
     cdef _act(self, Carrier carrier, long long number, bytes sealed, list frames, double now)
     cdef _opened(self, Epoch epoch, long long size, double now)
     cdef _take(self, Carrier carrier, Epoch epoch, long long number, bytes sealed)

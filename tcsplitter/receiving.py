@@ -144,8 +144,7 @@ class Receiver:
         self._peer.state(number, want, held, self._shared.now)
         if self._has_room(frames):
             self._act(carrier, number, sealed, frames, self._shared.now)
-        if flags & FINAL and not carrier.closed:
-            self._finished(carrier)
+        self._end_half(carrier, flags)
 
     def shot(self, carrier: Carrier, record: Record) -> bool:
         """Act on a shot that came on a carrier; False if the carrier cannot be trusted any more.
@@ -168,12 +167,13 @@ class Receiver:
                 self._take(carrier, epoch, number, sealed)
         except InvalidTag:
             return False
-        if flags & FINAL and not carrier.closed:
-            self._finished(carrier)
+        self._end_half(carrier, flags)
         return True
 
-    def _finished(self, carrier: Carrier) -> None:
-        self._carriers.finished(carrier, self._ack_delay(), self._recovery.give_up_after(), self._shared.now)
+    def _end_half(self, carrier: Carrier, flags: int) -> None:
+        """The other end's half is complete, if these flags say so."""
+        if flags & FINAL and not carrier.closed:
+            self._carriers.finished(carrier, self._ack_delay(), self._recovery.give_up_after(), self._shared.now)
 
     def _opened(self, epoch: Epoch, size: int, now: float) -> None:
         """A record was genuine: from here on it is the other end that speaks."""

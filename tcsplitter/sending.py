@@ -367,7 +367,7 @@ class Sender:
         """Begin what is to go on this carrier; with what greets, if nothing has."""
         held = len(self._carriers.idle[self._carriers.payload[0]])
         self._writer.begin(self.want(), held)
-        if carrier.greeting and carrier.hello < 0:
+        if carrier.is_ungreeted():
             self._writer.greeting(int(carrier.kind), int(carrier.dial_seconds * 1e6))
 
     def _seal_data(self, carrier: Carrier, chunks: list[Portion], control: list[ControlFrame]) -> tuple[SentShot, bytes]:
@@ -419,9 +419,9 @@ class Sender:
         """Seal the body that was built and send it on this end's half, which it completes if `final`."""
         epoch = self._epoch()
         number = self._take_number(epoch)
-        greeting, carrier.greeting = carrier.greeting, b""
-        if greeting and carrier.hello < 0:
+        if carrier.is_ungreeted():
             self._carriers.greet(carrier, number)
+        greeting, carrier.greeting = carrier.greeting, b""
         data = self._writer.seal(epoch.seal, FINAL if final else 0, epoch.number, number, greeting)
         epoch.volume += len(data)
         self._counters.shots_sent += 1
@@ -458,7 +458,7 @@ class Sender:
 
     def _greet_alone(self, carrier: Carrier) -> None:
         """Seal a hello of its own, if nothing greets on this carrier so far; it goes with what is written next."""
-        if carrier.greeting and carrier.hello < 0:
+        if carrier.is_ungreeted():
             epoch = self._epoch()
             number = self._take_number(epoch)
             self._begin_body(carrier)

@@ -21,7 +21,7 @@ cdef class Stream:
 
     @cython.locals(
         size=cython.longlong, sending=SendWindow, unsent=cython.longlong, used=cython.longlong, ahead=cython.longlong,
-        left=cython.longlong, unread=cython.longlong, beyond=cython.longlong, share=cython.longlong, room=cython.longlong,
+        share=cython.longlong, room=cython.longlong,
     )
     cdef long long _find_room(self)
     cpdef write(self, bytes data)
@@ -42,4 +42,3 @@ cdef class Stream:
     cdef _drop_outgoing(self)
     cdef _drop_incoming(self, long long end)
     cdef _give_back(self, long long offset)
-    cdef _count_received(self, long long fresh, long long pieces)

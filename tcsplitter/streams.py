@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tcsplitter._core import MAX_VARINT, RecvBuffer, SendBuffer
 from tcsplitter.chunks import Chunk, Control, LostChunks
-from tcsplitter.credit import GROWTH_RTTS, GROWTH_SECONDS, INITIAL_WINDOW, PACED_SECONDS, SESSION_WINDOW, StreamWindow
+from tcsplitter.credit import GROWTH_RTTS, GROWTH_SECONDS, INITIAL_WINDOW, PACED_SECONDS, StreamWindow
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.playout import Forwarding
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 MANY_UNSENT = 4 * 1024 * 1024
 """While all streams together hold more than that unsent, each is read ahead by a payload: what is left of the session's window is
 for streams that have little to say, however many have much."""
-
-FEW_LEFT, LITTLE = SESSION_WINDOW // 4, 4
-"""Bytes of the session's window that streams leave to others, each of which may keep no more than one of so many shares of what
-is left. A receiver proves that its reader reads before half of such a share is used up (credit.WINDOW_SHARE)."""
 
 MAX_WHOLE = INITIAL_WINDOW // 2
 """Larger payloads cannot be kept whole: the other end may grant no more before half a window was consumed."""
@@ -116,9 +112,7 @@ class Stream:
     def room(self) -> int:
         """Bytes that may be read from the local program now: what the windows and the read-ahead leave.
 
-        Of the session's window a stream keeps a first window unread, or as much as it leaves to others beyond FEW_LEFT, or a
-        small share of what is left: so tens of readers that stop hold up nobody else. Where too little is left, this one is told
-        when there is more.
+        Where too little is left of the session's window for it (SendWindow.share), this stream is told when there is more.
         """
         return 0 if self._finishing or self.sent_reset is not None else self._find_room()
 
@@ -127,9 +121,7 @@ class Stream:
         unsent = len(self._unsent)
         used = self._unsent.offset + unsent
         ahead = (size if sending.unsent > MANY_UNSENT else self._shared.most_unsent()) - unsent
-        left, unread = sending.room(), used - self._read
-        beyond = max((left - FEW_LEFT - unread) // 2, left // LITTLE - unread)
-        share = max(min(left, INITIAL_WINDOW - unread), beyond if beyond >= size else 0)
+        share = sending.share(used - self._read, size)
         if share < max(1, self._whole):
             sending.held[self] = None
             share = 0
@@ -430,7 +422,7 @@ class Stream:
         waiting = self.incoming.pieces
         if waiting:
             self._window.note_gap(self.incoming.highest)
-        self._count_received(self.incoming.highest - before, waiting - pieces)
+        self._host.count_received(self.incoming.highest - before, waiting - pieces)
         if self.sent_reset is not None:
             self._drop_incoming(self.incoming.highest)
             self._host.forget_if_done(self)
@@ -455,7 +447,7 @@ class Stream:
             raise RemoteProtocolError(f"reset stream {self.id} with a final size that contradicts its data")
         if self._reset_came:
             return
-        self._count_received(final_size - incoming.highest, -incoming.pieces)
+        self._host.count_received(final_size - incoming.highest, -incoming.pieces)
         incoming.insert(final_size, b"", True)
         self._host.count_received(0, incoming.pieces)
         self._drop_incoming(final_size)
@@ -499,7 +491,3 @@ class Stream:
         count = self._window.returned(offset)
         if count:
             self._host.return_credit(count)
-
-    def _count_received(self, fresh: int, pieces: int) -> None:
-        """Account for new bytes and pieces."""
-        self._host.count_received(fresh, pieces)

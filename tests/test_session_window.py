@@ -21,7 +21,7 @@ WINDOW = 12_000
 @pytest.fixture(autouse=True)
 def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credit, "SESSION_WINDOW", WINDOW)
-    monkeypatch.setattr(streams, "FEW_LEFT", WINDOW // 4)
+    monkeypatch.setattr(credit, "FEW_LEFT", WINDOW // 4)
 
 
 def full_end(count: int, handling: Handling | None = None) -> tuple[End, Stream, list[Stream]]:
@@ -142,7 +142,7 @@ LARGE = 40 * INITIAL_WINDOW
 @pytest.fixture
 def large_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credit, "SESSION_WINDOW", LARGE)
-    monkeypatch.setattr(streams, "FEW_LEFT", LARGE // 4)
+    monkeypatch.setattr(credit, "FEW_LEFT", LARGE // 4)
 
 
 def write_all(stream: Stream, pair: Pair) -> int:
