@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a script it has only its own folder there
 
 from benches.ends import CLIENT_PORT, HOST, SERVER_PORT, SERVICE_PORT, accepted, cpu_seconds
-from benches.load import Job, bulk, running
+from benches.load import Job, bulk, connect_to, listen_at, running
 from benches.namespace import enter_namespace
 from tcsplitter.tuning import widen
 
@@ -250,8 +250,8 @@ def main() -> None:
 def measure(size: int, conns: int, secs: float) -> dict[str, float]:
     """The figures of floor.c that there are here: CPU seconds are those of the two ends."""
     with (
-        socket.create_server((HOST, SERVICE_PORT)) as service,
-        socket.create_server((HOST, CLIENT_PORT)) as near,
+        listen_at(SERVICE_PORT) as service,
+        listen_at(CLIENT_PORT) as near,
         socket.create_server((HOST, SERVER_PORT), backlog=BACKLOG) as listening,
     ):
         listening.setblocking(False)
@@ -268,7 +268,7 @@ def measure(size: int, conns: int, secs: float) -> dict[str, float]:
 
 def server_end(listening: socket.socket, size: int) -> None:
     with suppress(ConnectionError):  # the load's processes notice it, if it comes too early
-        serve(listening, socket.create_connection((HOST, SERVICE_PORT)), size)
+        serve(listening, connect_to(SERVICE_PORT), size)
 
 
 def client_end(near: socket.socket, size: int, conns: int) -> None:

@@ -107,13 +107,30 @@ def running(jobs: list[Job]) -> Iterator[list[int]]:
             process.join()
 
 
+# Neither the load nor its peers are paced: else what is measured may be BBR's pace between them.
+
+
+def listen_at(port: int, backlog: int | None = None) -> socket.socket:
+    """Where programs connect."""
+    listening = socket.create_server((HOST, port), backlog=backlog)
+    unpaced(listening, HOST)
+    return listening
+
+
+def connect_to(port: int) -> socket.socket:
+    """A program's connection."""
+    sock = socket.socket()
+    unpaced(sock, HOST)
+    sock.connect((HOST, port))
+    return sock
+
+
 def connect(service: socket.socket, port: int) -> tuple[socket.socket, socket.socket]:
     """A connection to the service by way of `port`: the client program's side and the service's."""
-    ours = socket.create_connection((HOST, port))
+    ours = connect_to(port)
     theirs, _ = service.accept()
     for sock in (ours, theirs):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        unpaced(sock)  # else what is measured may be BBR's pace between the load and the tunnel
     return ours, theirs
 
 

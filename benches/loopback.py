@@ -30,7 +30,6 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a script it has 
 
 from benches.ends import (
     CLIENT_PORT,
-    HOST,
     RELAY_PORTS,
     SERVER_PORT,
     SERVICE_PORT,
@@ -45,7 +44,7 @@ from benches.ends import (
     memory,
     resident_now,
 )
-from benches.load import ECHO_SIZE, Bulk, bulk, connect, counter, echo, pour, relay, running, time_echoes
+from benches.load import ECHO_SIZE, Bulk, bulk, connect, counter, echo, listen_at, pour, relay, running, time_echoes
 from benches.namespace import enter_namespace, fail
 from benches.rounds import BOTH, STEP_LIMIT, Measured, run
 
@@ -130,8 +129,8 @@ def measure_echo(service: socket.socket, count: int) -> Measured:
     """Echoes one after the other, in turns directly, by way of two bare relays, and through the tunnel."""
     times: tuple[list[float], list[float], list[float]] = [], [], []
     with (
-        socket.create_server((HOST, RELAY_PORTS[0])) as first_hop,
-        socket.create_server((HOST, RELAY_PORTS[1])) as second_hop,
+        listen_at(RELAY_PORTS[0]) as first_hop,
+        listen_at(RELAY_PORTS[1]) as second_hop,
         running([partial(relay, first_hop, RELAY_PORTS[1]), partial(relay, second_hop, SERVICE_PORT)]),
     ):
         paths = [connect(service, port) for port in (SERVICE_PORT, RELAY_PORTS[0], CLIENT_PORT)]
@@ -241,7 +240,7 @@ def parse() -> argparse.Namespace:
 
 def measure(asked: argparse.Namespace, fec: str) -> Measured:
     """One repeat, with ends of its own."""
-    with socket.create_server((HOST, SERVICE_PORT)) as service, both_ends(asked.size, asked.reuse, fec) as ends:
+    with listen_at(SERVICE_PORT) as service, both_ends(asked.size, asked.reuse, fec) as ends:
         if asked.echo is not None:
             return measure_echo(service, asked.echo)
         if asked.stopped:

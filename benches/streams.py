@@ -28,8 +28,8 @@ from statistics import quantiles
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a script it has only its own folder there
 
-from benches.ends import CLIENT_PORT, HOST, SERVICE_PORT, Ends, both_ends, cpu_seconds, resident_now
-from benches.load import Job, bulk, connect, counter, echo, running, time_echoes
+from benches.ends import CLIENT_PORT, SERVICE_PORT, Ends, both_ends, cpu_seconds, resident_now
+from benches.load import Job, bulk, connect, connect_to, counter, echo, listen_at, running, time_echoes
 from benches.namespace import enter_namespace, fail
 from benches.rounds import STEP_LIMIT, Measured, run
 
@@ -50,7 +50,7 @@ def open_streams(count: int, accept: Callable[[int], None]) -> list[socket.socke
     """The client programs' sides of so many streams; after each BATCH of them `accept` waits until the service has as many."""
     ours: list[socket.socket] = []
     while len(ours) < count:
-        ours += [socket.create_connection((HOST, CLIENT_PORT)) for _ in range(min(BATCH, count - len(ours)))]
+        ours += [connect_to(CLIENT_PORT) for _ in range(min(BATCH, count - len(ours)))]
         accept(len(ours))
     return ours
 
@@ -289,7 +289,7 @@ def raise_limit(wanted: int) -> None:
 
 def measure(asked: argparse.Namespace) -> Measured:
     """One repeat, with ends of its own."""
-    with socket.create_server((HOST, SERVICE_PORT), backlog=BACKLOG) as service, both_ends(asked.size, 1, "0") as ends:
+    with listen_at(SERVICE_PORT, BACKLOG) as service, both_ends(asked.size, 1, "0") as ends:
         if asked.what == "busy":
             return measure_busy(ends, service, asked.streams, asked.direction, asked.secs)
         if asked.what == "idle":

@@ -11,7 +11,7 @@ from tcsplitter.program import Chance, Program, handling_of, raise_descriptor_li
 from tcsplitter.stdio import StdioEndpoint
 from tcsplitter.streams import REFUSED
 from tcsplitter.transport import Dialler
-from tcsplitter.tuning import Tuning
+from tcsplitter.tuning import Tuning, unpaced
 from tcsplitter.udp import UdpListener, bind_udp
 
 LISTEN_BACKLOG = 1024
@@ -78,7 +78,10 @@ class ClientProgram(_Client):
 
     def __init__(self, options: ClientOptions) -> None:
         datagrams = options.protocol == "udp"
-        sockets = bind_udp("--listen", options.listen) if datagrams else listen_on("--listen", options.listen, LISTEN_BACKLOG)
+        if datagrams:
+            sockets = bind_udp("--listen", options.listen)
+        else:
+            sockets = listen_on("--listen", options.listen, LISTEN_BACKLOG, unpaced)
         super().__init__(options, "client")
         self._udp_listeners: list[UdpListener] = []
         for sock in sockets:

@@ -71,7 +71,6 @@ class TcpEndpoint(Joined, Watched):
         self._sock = sock
         self._joint = joint_of(self, endpoints.reactor, stream, sock.recv, sock.sendmsg, endpoints.tick)
         self._shut = False
-        unpaced(sock)
         endpoints.open.add(self)
 
     def on_ready(self, events: int, now: float) -> None:
@@ -194,7 +193,7 @@ class _Connecting(Watched):
     def _try_next(self, now: float) -> None:
         while self._targets:
             try:
-                sock, done = start_connect(self._targets.pop())
+                sock, done = start_connect(self._targets.pop(), unpaced)
             except OSError as error:
                 self._reason = os.strerror(error.errno or 0)
                 continue

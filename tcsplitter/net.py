@@ -30,12 +30,16 @@ _LACKING = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _NO_BYTES = bytes(4)
 _CONNECTS = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
-_OF_THIS_MACHINE = ("127.", "::1")  # as the addresses begin to which a connect(2) is a matter of one call
 _NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 Target = tuple[socket.AddressFamily, tuple[Any, ...]]  # what socket() and connect() take
-Prepare = Callable[[SocketType], None]
+Prepare = Callable[[SocketType, str], None]  # a socket, and the numeric address that it is to connect to, or to listen on
 Bind = Callable[[socket.AddressFamily, tuple[Any, ...]], socket.socket]
+
+
+def is_of_this_machine(host: str) -> bool:
+    """Whether a numeric address is one of loopback."""
+    return host.startswith("127.") or host == "::1"
 
 
 def abort(sock: SocketType) -> None:
@@ -52,16 +56,16 @@ def start_connect(target: Target, prepare: Prepare | None = None) -> tuple[Socke
     """A socket that is connecting, and whether it is connected already; else it becomes writable when that is decided.
     OSError if it is refused at once.
 
-    `prepare` is given the socket before it connects.
+    `prepare` sees to the socket before it connects.
     """
     family, sockaddr = target
     sock = SocketType(family, _NON_BLOCKING, IPPROTO_TCP)
     try:
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         if prepare is not None:
-            prepare(sock)
+            prepare(sock, sockaddr[0])
         code = sock.connect_ex(sockaddr)
-        if code == errno.EINPROGRESS and sockaddr[0].startswith(_OF_THIS_MACHINE):
+        if code == errno.EINPROGRESS and is_of_this_machine(sockaddr[0]):
             code = sock.connect_ex(sockaddr)  # within the first call it was connected; only the second one says so
         if code not in _CONNECTS:
             raise OSError(code, os.strerror(code))
@@ -189,7 +193,7 @@ class Listener(Watched):
 def listen_on(flag: str, address: Address, backlog: int, prepare: Prepare | None = None) -> list[socket.socket]:
     """Listening sockets on every target of the address, all on one port. ConfigError names the flag and says what to do.
 
-    `prepare` is given each of them before it listens.
+    `prepare` sees to each of them before it listens.
     """
     bind = partial(_listen, backlog=backlog, prepare=prepare)
     return bind_all(flag, address, bind, "ss -ltnp")
@@ -226,7 +230,7 @@ def _listen(family: socket.AddressFamily, sockaddr: tuple[Any, ...], *, backlog:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux hands this down to what is accepted
         if prepare is not None:
-            prepare(sock)
+            prepare(sock, sockaddr[0])
         sock.bind(sockaddr)
         sock.listen(backlog)
     except OSError:

@@ -4,6 +4,8 @@ import socket
 from contextlib import suppress
 from socket import IPPROTO_TCP, SO_RCVLOWAT, SOL_SOCKET, TCP_CONGESTION, TCP_MAXSEG, TCP_QUICKACK, SocketType
 
+from tcsplitter.net import is_of_this_machine
+
 FIRST_WINDOW = 65_536  # bytes that a connection of Linux may receive before it is read from (tcp(7), tcp_rmem)
 _BESIDE_PAYLOAD = 4_096  # bytes that may come with a payload: hello, other frames, tag
 _HEADERS: dict[int, int] = {socket.AF_INET: 40, socket.AF_INET6: 60}  # bytes of a packet's IP and TCP headers without options
@@ -20,13 +22,13 @@ class Tuning:
         brought = payload + _BESIDE_PAYLOAD
         self._window = brought if brought > FIRST_WINDOW else 0
 
-    def dialled(self, sock: SocketType) -> None:
+    def dialled(self, sock: SocketType, host: str) -> None:
         """Set those of a carrier before it connects."""
-        self.listening(sock)
+        self.listening(sock, host)
         # The last step of TCP's handshake waits for the first data and goes with it.
         sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
 
-    def listening(self, sock: SocketType) -> None:
+    def listening(self, sock: SocketType, _host: str) -> None:
         """Set those of a socket before it listens; Linux hands them down to what is accepted."""
         if self._mtu:
             sock.setsockopt(IPPROTO_TCP, TCP_MAXSEG, self._mtu - _HEADERS[sock.family])
@@ -34,12 +36,12 @@ class Tuning:
             widen(sock, self._window)
 
 
-def unpaced(sock: SocketType) -> None:
-    """Send to a program on this machine without pacing, whatever the kernel does elsewhere: BBR has nothing to find there, and
-    its timers take 4 % of the CPU time of a transfer on loopback."""
-    with suppress(OSError):  # if the peer is gone, whoever reads or writes is told
-        peer = sock.getpeername()[0]
-        if peer == "::1" or peer.startswith("127."):
+def unpaced(sock: SocketType, host: str) -> None:
+    """Send to `host` without pacing if that is this machine, whatever the kernel does elsewhere: BBR has nothing to find there,
+    and its timers take a tenth of the CPU time of a transfer, or more. To be called before the socket connects or listens: what
+    was connected under BBR stays paced, whatever is chosen later. Linux hands it down to what is accepted."""
+    if is_of_this_machine(host):
+        with suppress(OSError):  # of the kernels that have BBR, few lack this one
             sock.setsockopt(IPPROTO_TCP, TCP_CONGESTION, b"reno")
 
 

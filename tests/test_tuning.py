@@ -53,15 +53,24 @@ def test_a_payload_beyond_the_first_window_has_room_at_once() -> None:
     assert min(wide) > max(small)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1"])
-def test_what_goes_to_a_program_on_this_machine_is_not_paced(host: str) -> None:
+def test_what_goes_to_a_program_on_this_machine_is_not_paced_from_its_first_byte_on() -> None:
+    """What began under BBR stays paced whatever is chosen later, so it must be chosen before anything connects."""
+
     def congestion_control(sock: SocketType) -> bytes:
-        unpaced(sock)
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
 
-    assert set(both_sides(Tuning(), Tuning(), congestion_control, host)) == {b"reno"}
+    for host in ("127.0.0.1", "127.1.2.3", "::1"):
+        (listening,) = listen_on("--listen", Address(host, 0), 16, unpaced)
+        with listening, closing(start_connect((listening.family, listening.getsockname()), unpaced)[0]) as near:
+            assert select.select([listening], [], [], 10)[0]
+            with listening.accept()[0] as far:
+                assert congestion_control(near) == congestion_control(far) == b"reno"
 
 
-def test_a_program_that_has_gone_meanwhile_is_no_error() -> None:
-    with socket.socket() as never_connected:
-        unpaced(never_connected)
+def test_what_goes_to_other_machines_is_left_as_the_kernel_has_it() -> None:
+    for host in ("192.0.2.1", "0.0.0.0", "2001:db8::1", "::", "1.127.0.0"):
+        with socket.socket() as untouched, socket.socket() as sock:
+            unpaced(sock, host)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == untouched.getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16
+            )
