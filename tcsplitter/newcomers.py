@@ -36,22 +36,40 @@ class Newcomer:
 
 
 class Newcomers:
-    """All of them, oldest first. Those of one address can push out only each other."""
+    """All of them, oldest first. Those of one address can push out only each other.
+
+    The connection that was accepted last is none yet: mostly a hello comes with it, and makes it a carrier of a session at once.
+    """
 
     def __init__(self, random: Random, actions: list[Action]) -> None:
+        self.latest: Carrier | None = None
+        """What was accepted last, while nothing else was asked of it."""
+        self.latest_host = ""
+        self._latest_at = -inf
         self._random = random
         self._actions = actions
         self._all: dict[Carrier, Newcomer] = {}
         self._by_host: dict[str, dict[Carrier, None]] = {}
-        self.check_at = inf
+        self._check_at = inf
 
     def __len__(self) -> int:
+        self._keep_latest()
         return len(self._all)
 
     def accept(self, host: str, now: float) -> Carrier:
         """A connection came in."""
-        carrier = Carrier(Kind.FLING, now)
-        deadline = now + SHORTEST_SECONDS + (LONGEST_SECONDS - SHORTEST_SECONDS) * self._random.random()
+        self._keep_latest()
+        self.latest = carrier = Carrier(Kind.FLING, now)
+        self.latest_host = host
+        self._latest_at = now
+        return carrier
+
+    def _keep_latest(self) -> None:
+        carrier, host = self.latest, self.latest_host
+        if carrier is None:
+            return
+        self.latest = None
+        deadline = self._latest_at + SHORTEST_SECONDS + (LONGEST_SECONDS - SHORTEST_SECONDS) * self._random.random()
         same_host = self._by_host.setdefault(host, {})
         if len(same_host) >= MAX_PER_ADDRESS:
             self.close(next(iter(same_host)))
@@ -59,14 +77,18 @@ class Newcomers:
             self.close(next(iter(self._all)))
         self._by_host.setdefault(host, {})[carrier] = None
         self._all[carrier] = Newcomer(host, deadline)
-        self.check_at = min(self.check_at, deadline)
-        return carrier
+        self._check_at = min(self._check_at, deadline)
 
     def get(self, carrier: Carrier) -> Newcomer | None:
+        if carrier is self.latest:
+            self._keep_latest()
         return self._all.get(carrier)
 
     def remove(self, carrier: Carrier) -> None:
         """It is a carrier of a session now, or gone."""
+        if carrier is self.latest:
+            self.latest = None
+            return
         newcomer = self._all.pop(carrier, None)
         if newcomer is not None:
             same_host = self._by_host[newcomer.host]
@@ -89,9 +111,14 @@ class Newcomers:
             self._actions.append((Op.CLOSE, carrier, b""))
 
     def close_overdue(self, now: float) -> list[Newcomer]:
-        """Close those whose time is up, and return them; there is none before `check_at`."""
+        """Close those whose time is up, and return them; there is none before `deadline`."""
         overdue = [(c, newcomer) for c, newcomer in self._all.items() if newcomer.deadline <= now]
         for carrier, _ in overdue:
             self.close(carrier)
-        self.check_at = min((newcomer.deadline for newcomer in self._all.values()), default=inf)
+        self._check_at = min((newcomer.deadline for newcomer in self._all.values()), default=inf)
         return [newcomer for _, newcomer in overdue]
+
+    def deadline(self) -> float:
+        """When the time of one of them may be up."""
+        self._keep_latest()
+        return self._check_at

@@ -34,6 +34,7 @@ from tcsplitter.noise import NoiseError
 from tcsplitter.outbox import Outbox
 from tcsplitter.pace import Beats
 from tcsplitter.pool import Random
+from tcsplitter.receiving import Record
 from tcsplitter.session import STOPPED, Session
 from tcsplitter.shared import Handling
 from tcsplitter.stats import counted_line
@@ -147,7 +148,33 @@ class ServerEnd:
     def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
         if carrier.session is not None:
             carrier.session.receive(carrier, data, now)
-            return
+        elif not (carrier is self._newcomers.latest and self._greets(carrier, data, now)):
+            self._read_newcomer(carrier, data, now)
+
+    def _greets(self, carrier: Carrier, data: bytes, now: float) -> bool:
+        """Whether a hello, whole and genuine, is what came with a connection. `_read_newcomer` sees to all that is not."""
+        session = self.sessions.get(data[:ID_SIZE])
+        if session is None:
+            return False
+        carrier.reader = ShotReader(expect_hello=True)
+        try:
+            records = carrier.reader.feed(data, ID_SIZE)
+        except RemoteProtocolError:
+            return False
+        return bool(records) and self._welcome(carrier, session, records, self._newcomers.latest_host, now)
+
+    def _welcome(self, carrier: Carrier, session: Session, records: list[Record], host: str, now: float) -> bool:
+        """Make a connection a carrier of the session that it names, if its first record proves that it may be one."""
+        if self.sessions.get(session.id) is not session or session.closed or not session.welcome(carrier, records[0], now):
+            return False
+        self._newcomers.remove(carrier)
+        if self._provisional:
+            self._confirm(session, host)
+        if len(records) > 1:
+            session.receive_records(carrier, records[1:], now)
+        return True
+
+    def _read_newcomer(self, carrier: Carrier, data: bytes, now: float) -> None:
         newcomer = self._newcomers.get(carrier)
         if newcomer is None or newcomer.discarding or newcomer.answered:
             return
@@ -207,15 +234,8 @@ class ServerEnd:
         except RemoteProtocolError as error:
             self._refuse(carrier, newcomer, f"its hello is {error}")
             return
-        if not records:
-            return
-        if self.sessions.get(session.id) is not session or session.closed or not session.welcome(carrier, records[0], now):
+        if records and not self._welcome(carrier, session, records, newcomer.host, now):
             self._refuse(carrier, newcomer, "its hello is old, or not genuine")
-            return
-        self._newcomers.remove(carrier)
-        if self._provisional:
-            self._confirm(session, newcomer.host)
-        session.receive_records(carrier, records[1:], now)
 
     def _read_request(self, carrier: Carrier, newcomer: Newcomer, now: float) -> None:
         """A newcomer sent as much as a handshake has: answer it if it proves a key, say nothing otherwise."""
@@ -310,7 +330,7 @@ class ServerEnd:
 
     def flush(self, now: float) -> None:
         """Serve what is due, then let the sessions send that have reason to."""
-        if now >= self._newcomers.check_at:
+        if now >= self._newcomers.deadline():
             self._close_overdue(now)
         while self._provisional and self._provisional[0].expires_at <= now:
             self._withdraw(self._provisional[0])
@@ -354,7 +374,7 @@ class ServerEnd:
         """When `flush` must be called again at the latest."""
         if self._touched:
             return -inf
-        by = min(self._newcomers.check_at, self._timers.deadline())
+        by = min(self._newcomers.deadline(), self._timers.deadline())
         if self._provisional:
             by = min(by, self._provisional[0].expires_at)
         return min(by, self._sweep_at) if self.sessions else by

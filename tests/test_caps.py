@@ -456,9 +456,9 @@ def test_newcomers_of_one_address() -> None:
     crowd = [book.accept("192.0.2.2", 0.0) for _ in range(MAX_PER_ADDRESS)]
     assert closed(actions) == []
     crowd += [book.accept("192.0.2.2", 0.0) for _ in range(10)]
+    assert len(book) == MAX_PER_ADDRESS + 1
     assert closed(actions) == crowd[:10]
     assert book.get(bystander) is not None
-    assert len(book) == MAX_PER_ADDRESS + 1
 
 
 def test_newcomers_in_all() -> None:
@@ -467,8 +467,8 @@ def test_newcomers_in_all() -> None:
     crowd = [book.accept(f"198.51.100.{number % 100}", 0.0) for number in range(MAX_NEWCOMERS)]
     assert closed(actions) == []
     crowd += [book.accept(f"203.0.113.{number}", 0.0) for number in range(10)]
-    assert closed(actions) == crowd[:10]
     assert len(book) == MAX_NEWCOMERS
+    assert closed(actions) == crowd[:10]
 
 
 def test_both_limits_at_once_cost_one_newcomer() -> None:
@@ -478,8 +478,8 @@ def test_both_limits_at_once_cost_one_newcomer() -> None:
     for number in range(MAX_NEWCOMERS - MAX_PER_ADDRESS):
         book.accept(f"198.51.100.{number % 100}", 0.0)
     book.accept("192.0.2.2", 0.0)
-    assert closed(actions) == full[:1]
     assert len(book) == MAX_NEWCOMERS
+    assert closed(actions) == full[:1]
 
 
 def test_carriers_of_sessions_do_not_count_as_newcomers() -> None:
