@@ -207,7 +207,8 @@ class ClientEnd:
     # Sockets of carriers that were given up in this wake are closed at its end: until then they may report something.
 
     def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
-        self._leave_ended_session(now)
+        if self.session.closed:
+            self._leave_ended_session(now)
         if carrier.closed:
             return
         attempt = self._attempts.get(carrier)
@@ -460,8 +461,7 @@ class ClientEnd:
         if not self.session.id and (self._trouble or now - self._started_at > ASK_OFTEN_SECONDS):
             self._dialling.put_off()
             return
-        for carrier in self._dialling.due(self.session, self._waiting, now):
-            self.outbox.actions.append((Op.DIAL, carrier, b""))
+        self.outbox.actions += [(Op.DIAL, carrier, b"") for carrier in self._dialling.due(self.session, self._waiting, now)]
 
     def deadline(self) -> float:
         """When `flush` must be called again at the latest."""

@@ -38,12 +38,8 @@ class Dialling:
         self._pools = {kind: Pool(size, burst, idle, budget, random, now, after) for kind, (size, burst) in pools.items()}
 
     def connected(self, carrier: Carrier, rtt: float, now: float) -> bool:
-        """A dial succeeded: whether the connection is of use. Where the SYN was lost the kernels take the second until it came
-        again for the RTT, and what is lost comes again that much later; another was dialled in its place long ago."""
-        pool = self._pools[carrier.kind]
-        came_again = pool.came_again(carrier, rtt, now)
-        pool.connected(carrier)
-        return not came_again
+        """A dial succeeded: whether the connection is of use."""
+        return self._pools[carrier.kind].connected(carrier, rtt, now)
 
     def failed(self, carrier: Carrier, now: float) -> None:
         """A dial failed."""
@@ -90,10 +86,10 @@ class Dialling:
                 want += peer.want
             elif kind is RETRY:
                 want = session.shared.sending.lost_chunks
-            for _ in range(pool.dials_due(idle, ready + carriers.alive[kind], want, rtt, now)):
-                carrier = Carrier(kind, now)
-                pool.dialled(carrier, now)
-                dialled.append(carrier)
+            if due := pool.dials_due(idle, ready + carriers.alive[kind], want, rtt, now):
+                fresh = [Carrier(kind, now) for _ in range(due)]
+                pool.dialled(fresh, now)
+                dialled += fresh
         return dialled
 
     def _is_offered(self, session: Session, now: float) -> bool:

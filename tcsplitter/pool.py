@@ -53,14 +53,10 @@ class DialBudget:
         self._filled_at = now
         return min(int(self._tokens), MAX_DIALING - self.dialing)
 
-    def began(self) -> None:
-        """A dial began."""
-        self.dialing += 1
-        self._tokens -= 1
-
-    def ended(self) -> None:
-        """A dial succeeded, or failed."""
-        self.dialing -= 1
+    def began(self, dials: int) -> None:
+        """So many dials began. Whoever counts one as ended takes it from `dialing`."""
+        self.dialing += dials
+        self._tokens -= dials
 
 
 class Pool:
@@ -165,35 +161,35 @@ class Pool:
             self._round_size = max(self._conns, total)
         return GROWTH * self._round_size
 
-    def dialled(self, carrier: Carrier, now: float) -> None:
-        """A dial began."""
-        self._dialing[carrier] = now
-        self._budget.began()
+    def dialled(self, carriers: list[Carrier], now: float) -> None:
+        """Dials of these began."""
+        self._dialing.update(dict.fromkeys(carriers, now))
+        self._budget.began(len(carriers))
 
-    def _ended(self, carrier: Carrier) -> None:
-        if self._dialing.pop(carrier, None) is not None:
-            self._budget.ended()
-
-    def connected(self, carrier: Carrier) -> None:
-        """A dial succeeded."""
+    def connected(self, carrier: Carrier, rtt: float, now: float) -> bool:
+        """A dial succeeded: whether the connection is of use. If it took long while a younger one did not, its SYN was lost and
+        came again; then the kernels take the second until it did for the RTT, and what is lost comes again that much later;
+        another was dialled in its place long ago."""
         self._again = self._short
-        self._answered_from = max(self._answered_from, self._dialing.get(carrier, -inf))
-        self._ended(carrier)
         if not self.cut_off:
             self._failures = 0
             self._not_before = -inf
-
-    def came_again(self, carrier: Carrier, rtt: float, now: float) -> bool:
-        """A dial that succeeds now took long, while a younger one did not: its SYN was lost and came again."""
-        began = self._dialing.get(carrier, now)
-        return began < self._answered_from and now - began > max(SLOW_RTTS * rtt, SLOW_SECONDS)
+        began = self._dialing.pop(carrier, None)
+        if began is None:
+            return True
+        self._budget.dialing -= 1
+        if began >= self._answered_from:
+            self._answered_from = began
+            return True
+        return now - began <= max(SLOW_RTTS * rtt, SLOW_SECONDS)
 
     def failed(self, carrier: Carrier, now: float, cut_off: bool = False) -> None:
         """A dial failed, or was given up: wait before the next one, longer each time. Those of one moment count as one.
 
         `cut_off`: it succeeded, but the connection was broken off with nothing heard.
         """
-        self._ended(carrier)
+        if self._dialing.pop(carrier, None) is not None:
+            self._budget.dialing -= 1
         self.cut_off |= cut_off
         if now == self.failed_at:
             return

@@ -203,7 +203,7 @@ def test_dials_that_are_under_way() -> None:
     dialled = Pool(4, 60_000, 25.0, DialBudget(0.0), random.Random(1), 0.0)
     for number in range(MAX_DIALING):
         assert dialled.dials_due(0, 10_000, 60_000, 1.0, 2.0) == MAX_DIALING - number
-        dialled.dialled(Carrier(Kind.FLING, 2.0), 2.0)
+        dialled.dialled([Carrier(Kind.FLING, 2.0)], 2.0)
     assert dialled.dials_due(0, 10_000, 60_000, 1.0, 2.0) == 0
 
 
@@ -213,8 +213,8 @@ def test_dials_in_a_second() -> None:
     while now < 2.0:
         for _ in range(dialled.dials_due(0, 10_000, 60_000, 0.0, now)):
             carrier = Carrier(Kind.FLING, now)
-            dialled.dialled(carrier, now)
-            dialled.connected(carrier)
+            dialled.dialled([carrier], now)
+            dialled.connected(carrier, 0.0, now)
             total += 1
         now += step
     assert total == pytest.approx(DIAL_BURST + 2.0 * DIALS_PER_SECOND, rel=0.02)
@@ -228,8 +228,8 @@ def test_carriers_that_a_pool_grows_to(burst: int) -> None:
     for step in range(400):
         for _ in range(dialled.dials_due(0, alive, 60_000, 0.01, step * 0.02)):
             carrier = Carrier(Kind.FLING, 0.0)
-            dialled.dialled(carrier, step * 0.02)
-            dialled.connected(carrier)
+            dialled.dialled([carrier], step * 0.02)
+            dialled.connected(carrier, 0.01, step * 0.02)
             alive += 1
     assert alive == burst
 

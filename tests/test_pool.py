@@ -53,8 +53,7 @@ def make(conns: int = 4, burst: int = 1024, dice: float = 0.5, budget: DialBudge
 
 def dial(pool: Pool, count: int = 1, now: float = NOW) -> list[Carrier]:
     carriers = [Carrier(Kind.FLING, now) for _ in range(count)]
-    for carrier in carriers:
-        pool.dialled(carrier, now)
+    pool.dialled(carriers, now)
     return carriers
 
 
@@ -85,20 +84,24 @@ def test_slow_dials_that_others_have_overtaken_hold_nothing_back() -> None:
     settle(pool, slow)
 
 
-def test_a_dial_that_was_lost_and_came_again_is_known_by_those_that_overtook_it() -> None:
+@pytest.mark.parametrize(("rtt", "of_use"), [(RTT, False), (1.0, True)])
+def test_a_dial_that_was_lost_and_came_again_is_known_by_those_that_overtook_it(rtt: float, of_use: bool) -> None:
     pool = make()
     (lost,), later = dial(pool), NOW + 2 * SLOW_SECONDS
-    assert not pool.came_again(lost, RTT, later)
     (quick,) = dial(pool, 1, later)
-    assert not pool.came_again(quick, RTT, later + RTT)
-    settle(pool, [quick])
-    assert pool.came_again(lost, RTT, later + RTT)
-    assert not pool.came_again(lost, 1.0, later + RTT)
+    assert pool.connected(quick, RTT, later + RTT)
+    assert pool.connected(lost, rtt, later + RTT) is of_use
+
+
+def test_a_dial_that_took_long_is_of_use_if_none_overtook_it() -> None:
+    pool = make()
+    (slow,) = dial(pool)
+    assert pool.connected(slow, RTT, NOW + 2 * SLOW_SECONDS)
 
 
 def settle(pool: Pool, carriers: list[Carrier]) -> None:
     for carrier in carriers:
-        pool.connected(carrier)
+        pool.connected(carrier, RTT, NOW)
 
 
 # --- how many
@@ -322,7 +325,7 @@ class Life:
     def connect(self, index: int) -> None:
         if self.dialing:
             carrier = self._under_way(index)
-            self.pool.connected(carrier)
+            self.pool.connected(carrier, RTT, self.now)
             self.idle.append(carrier)
 
     def fail(self, index: int) -> None:
@@ -483,12 +486,12 @@ def test_dials_that_end_within_the_call_make_room_for_those_that_are_still_missi
     carriers = dial(pool, MAX_DIALING)
     assert pool.deadline(RTT, now) > now
     for carrier in carriers:
-        pool.connected(carrier)
+        pool.connected(carrier, RTT, NOW)
     assert pool.deadline(RTT, now) == -inf
     assert pool.dials_due(MAX_DIALING, MAX_DIALING, 0, RTT, now) == 76
     assert pool.deadline(RTT, now) > now
     for carrier in dial(pool, 76):
-        pool.connected(carrier)
+        pool.connected(carrier, RTT, NOW)
     assert pool.deadline(RTT, now) > now
 
 
@@ -499,7 +502,7 @@ def test_a_dial_after_a_failure_that_ends_within_the_call_lets_the_others_begin(
     now = NOW + 2 * FIRST_BACKOFF
     assert pool.dials_due(0, 0, 0, RTT, now) == 1
     (carrier,) = dial(pool, now=now)
-    pool.connected(carrier)
+    pool.connected(carrier, RTT, NOW)
     assert pool.deadline(RTT, now) == -inf
     assert pool.dials_due(1, 1, 0, RTT, now) > 1
 
@@ -508,7 +511,7 @@ def test_a_pool_that_is_put_off_asks_for_nothing_though_a_dial_ends() -> None:
     pool = make(conns=MAX_DIALING + 76)
     assert pool.dials_due(0, 0, 0, RTT, NOW) == MAX_DIALING
     carriers = dial(pool, MAX_DIALING)
-    pool.connected(carriers[0])
+    pool.connected(carriers[0], RTT, NOW)
     pool.put_off()
-    pool.connected(carriers[1])
+    pool.connected(carriers[1], RTT, NOW)
     assert pool.deadline(RTT, NOW) > NOW
