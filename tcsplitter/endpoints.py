@@ -9,9 +9,10 @@ from socket import SocketType
 
 from tcsplitter.joint import Joined, Stream, joint_of
 from tcsplitter.log import LimitedLog
-from tcsplitter.net import Resolver, Target, abort, start_connect
+from tcsplitter.net import Resolver
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
+from tcsplitter.sockets import Target, abort, start_connect
 from tcsplitter.streams import REFUSED
 from tcsplitter.tuning import unpaced, widen
 from tcsplitter.watched import Watched

@@ -1,24 +1,21 @@
-"""Addresses and sockets in general: look-ups that do not block, listening, resetting."""
+"""Addresses: look-ups that do not block, listening, accepting."""
 
 import errno
 import os
 import socket
-import struct
-import sys
-import termios
 import threading
 from collections.abc import Callable
-from fcntl import ioctl
 from functools import partial
 from logging import WARNING
 from selectors import EVENT_READ
-from socket import IPPROTO_TCP, SO_LINGER, SOL_SOCKET, TCP_NODELAY, SocketType
+from socket import IPPROTO_TCP, SocketType
 from typing import Any
 
 from tcsplitter.errors import ConfigError
 from tcsplitter.log import LimitedLog
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
+from tcsplitter.sockets import NON_BLOCKING, Prepare, Target
 from tcsplitter.watched import Watched
 
 ACCEPT_BATCH = 64  # connections accepted in one wake
@@ -27,52 +24,8 @@ RESOLVE_PAUSE = 1.0  # seconds between two look-ups of the same name
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _LACKING = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-_NO_BYTES = bytes(4)
-_CONNECTS = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
-_NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
-Target = tuple[socket.AddressFamily, tuple[Any, ...]]  # what socket() and connect() take
-Prepare = Callable[[SocketType, str], None]  # a socket, and the numeric address that it is to connect to, or to listen on
 Bind = Callable[[socket.AddressFamily, tuple[Any, ...]], socket.socket]
-
-
-def is_of_this_machine(host: str) -> bool:
-    """Whether a numeric address is one of loopback."""
-    return host.startswith("127.") or host == "::1"
-
-
-def abort(sock: SocketType) -> None:
-    """Let the close that follows reset the connection, so that the other end learns that it was cut off."""
-    sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
-
-
-def unacknowledged(fd: int) -> int:
-    """Bytes in the kernel's send queue that the other kernel has not acknowledged (tcp(7), SIOCOUTQ)."""
-    return int.from_bytes(ioctl(fd, termios.TIOCOUTQ, _NO_BYTES), sys.byteorder)
-
-
-def start_connect(target: Target, prepare: Prepare | None = None) -> tuple[SocketType, bool]:
-    """A socket that is connecting, and whether it is connected already; else it becomes writable when that is decided.
-    OSError if it is refused at once.
-
-    `prepare` sees to the socket before it connects.
-    """
-    family, sockaddr = target
-    sock = SocketType(family, _NON_BLOCKING, IPPROTO_TCP)
-    try:
-        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        if prepare is not None:
-            prepare(sock, sockaddr[0])
-        code = sock.connect_ex(sockaddr)
-        if code == errno.EINPROGRESS and is_of_this_machine(sockaddr[0]):
-            code = sock.connect_ex(sockaddr)  # within the first call it was connected; only the second one says so
-        if code not in _CONNECTS:
-            raise OSError(code, os.strerror(code))
-    except OSError:
-        sock.close()
-        raise
-    return sock, code == 0
 
 
 class Resolver:
@@ -167,7 +120,7 @@ class Listener(Watched):
                     self._rest(os.strerror(error.errno), now)
                     return
                 continue  # the error of a connection that ended before it was accepted (accept(2))
-            sock = SocketType(self._family, _NON_BLOCKING, IPPROTO_TCP, fd)
+            sock = SocketType(self._family, NON_BLOCKING, IPPROTO_TCP, fd)
             sock.setblocking(False)
             self._on_accept(sock, address[0], now)
             if self.closed:

@@ -1,6 +1,7 @@
 cimport cython
 
 from tcsplitter.carrier cimport Carrier
+from tcsplitter.sockets cimport abort, start_connect, unacknowledged
 from tcsplitter.watched cimport Watched
 
 cdef long long RECV_SIZE

@@ -16,9 +16,10 @@ from typing import Protocol
 
 from tcsplitter.carrier import CLOSE, DIAL, PROBE, RESET, SHUT, TAIL, WRITE, Action, Carrier
 from tcsplitter.modes import Kind
-from tcsplitter.net import Resolver, Target, abort, start_connect, unacknowledged
+from tcsplitter.net import Resolver
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
+from tcsplitter.sockets import Target, abort, start_connect, unacknowledged
 from tcsplitter.tuning import Tuning
 from tcsplitter.watched import Watched
 
@@ -372,7 +373,7 @@ class CarrierSocket(Watched):
         self.watch(EVENT_READ | EVENT_WRITE if self._queue else EVENT_READ)
         dialler = self.carriers.dialler
         assert dialler is not None
-        dialler.connected(self, self.carriers.reactor.since(self._dialled_at), now)
+        dialler.connected(self, self.carriers.reactor.clock() - self._dialled_at, now)
         if self._shut and not self._queue:
             self._shut_down(now)
 

@@ -4,7 +4,7 @@ import socket
 from contextlib import suppress
 from socket import IPPROTO_TCP, SO_RCVLOWAT, SOL_SOCKET, TCP_CONGESTION, TCP_MAXSEG, TCP_QUICKACK, SocketType
 
-from tcsplitter.net import is_of_this_machine
+from tcsplitter.sockets import is_of_this_machine
 
 FIRST_WINDOW = 65_536  # bytes that a connection of Linux may receive before it is read from (tcp(7), tcp_rmem)
 _BESIDE_PAYLOAD = 4_096  # bytes that may come with a payload: hello, other frames, tag
@@ -24,7 +24,8 @@ class Tuning:
 
     def dialled(self, sock: SocketType, host: str) -> None:
         """Set those of a carrier before it connects."""
-        self.listening(sock, host)
+        if self._mtu or self._window:
+            self.listening(sock, host)
         # The last step of TCP's handshake waits for the first data and goes with it.
         sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
 

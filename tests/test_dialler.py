@@ -14,6 +14,7 @@ from tcsplitter import net, transport
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.modes import Kind
 from tcsplitter.options import Address
+from tcsplitter.sockets import Target
 from tcsplitter.transport import Dialler
 from tcsplitter.tuning import Tuning
 
@@ -33,7 +34,7 @@ class Names:
         self.asked: list[str] = []
         monkeypatch.setattr(net, "_look_up", self._look_up)
 
-    def _look_up(self, address: Address, flags: int) -> list[net.Target]:
+    def _look_up(self, address: Address, flags: int) -> list[Target]:
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "not numeric")
         self.asked.append(address.host)
@@ -100,7 +101,7 @@ def test_names_are_resolved_without_blocking(client: Harness, monkeypatch: pytes
     asked: list[str] = []
     port = client.port
 
-    def look_up(address: Address, flags: int) -> list[net.Target]:
+    def look_up(address: Address, flags: int) -> list[Target]:
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "not numeric")
         asked.append(address.host)

@@ -19,6 +19,7 @@ from tcsplitter.joint import Joint
 from tcsplitter.log import LimitedLog
 from tcsplitter.options import Address
 from tcsplitter.reactor import boot_time
+from tcsplitter.sockets import Target
 from tcsplitter.streams import REFUSED
 
 
@@ -428,7 +429,7 @@ def test_every_target_of_a_name_is_tried(harness: Harness, monkeypatch: pytest.M
     targets = [(socket.AF_INET, closed.getsockname()), (socket.AF_INET, harness.service.getsockname())]
     closed.close()
 
-    def look_up(_address: Address, flags: int) -> list[net.Target]:
+    def look_up(_address: Address, flags: int) -> list[Target]:
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "not numeric")
         return targets
@@ -443,7 +444,7 @@ def test_every_target_of_a_name_is_tried(harness: Harness, monkeypatch: pytest.M
 
 
 def test_a_service_whose_name_is_unknown_refuses(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look_up(_address: Address, _flags: int) -> list[net.Target]:
+    def look_up(_address: Address, _flags: int) -> list[Target]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(net, "_look_up", look_up)

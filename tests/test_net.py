@@ -18,6 +18,7 @@ from tcsplitter.log import LimitedLog
 from tcsplitter.net import Listener, Resolver, listen_on
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
+from tcsplitter.sockets import Target
 from tcsplitter.udp import bind_udp
 from tcsplitter.watched import Watched
 
@@ -163,7 +164,7 @@ def test_an_address_that_cannot_be_listened_on(address: Address, text: str) -> N
     ids=["named twice", "no such address", "no such family"],
 )
 def test_of_a_name_that_stands_for_several_those_are_taken_that_there_are(
-    listen: Callable[[str, Address], list[socket.socket]], targets: list[net.Target], monkeypatch: pytest.MonkeyPatch
+    listen: Callable[[str, Address], list[socket.socket]], targets: list[Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def getaddrinfo(*_asked: object, **_hints: object) -> list[tuple[Any, ...]]:
         return [(family, socket.SOCK_STREAM, 0, "", sockaddr) for family, sockaddr in targets]

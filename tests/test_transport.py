@@ -10,11 +10,12 @@ import pytest
 from loopback import CarrierHarness as Harness
 from loopback import crowd, fill, read_all, reset, socket_of
 
-from tcsplitter import net, transport
+from tcsplitter import transport
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.modes import Kind
 from tcsplitter.payload import LARGE, REUSED
 from tcsplitter.program import SHOT_OVERHEAD
+from tcsplitter.sockets import unacknowledged
 
 
 @pytest.fixture(params=[True, False], ids=["client", "server"])
@@ -344,7 +345,7 @@ def test_the_client_resets_what_the_other_kernel_has_taken(client: Harness) -> N
     carrier, peer = client.connect()
     client.do((Op.WRITE, carrier, b"shot"))
     assert peer.recv(100) == b"shot"
-    client.until(lambda: net.unacknowledged(carrier.io.fd) == 0)
+    client.until(lambda: unacknowledged(carrier.io.fd) == 0)
     client.do((Op.CLOSE, carrier))
     client.wakes(1)
     assert is_reset(peer)

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import pytest
 
-from tcsplitter import net
-from tcsplitter.net import listen_on, start_connect
+from tcsplitter.net import listen_on
 from tcsplitter.options import Address
+from tcsplitter.sockets import Target, start_connect
 from tcsplitter.tuning import FIRST_WINDOW, Tuning, unpaced
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ T = TypeVar("T")
 def both_sides(dialled: Tuning, accepted: Tuning, read: Callable[[SocketType], T], host: str = "127.0.0.1") -> list[T]:
     """What `read` finds at both ends of a connection between carriers' sockets with these tunings, the dialled one first."""
     (listening,) = listen_on("--lFling", Address(host, 0), 16, accepted.listening)
-    target: net.Target = (listening.family, listening.getsockname())
+    target: Target = (listening.family, listening.getsockname())
     with listening, closing(start_connect(target, dialled.dialled)[0]) as near:
         assert select.select([listening], [], [], 10)[0]
         with listening.accept()[0] as far:

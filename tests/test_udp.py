@@ -14,6 +14,7 @@ from udp_local import FakeFlow, Harness
 from tcsplitter import net, udp
 from tcsplitter._core import MAX_DATAGRAM
 from tcsplitter.options import Address
+from tcsplitter.sockets import Target
 from tcsplitter.udp import UdpCounters
 
 SIZES = st.one_of(st.integers(0, 3000), st.sampled_from((0, 1, 1472, MAX_DATAGRAM)))
@@ -255,10 +256,10 @@ class Names:
     """What the look-up of any name finds, and when."""
 
     def __init__(self) -> None:
-        self.targets: list[net.Target] = []
+        self.targets: list[Target] = []
         self.answered = Event()
 
-    def look_up(self, address: Address, flags: int) -> list[net.Target]:
+    def look_up(self, address: Address, flags: int) -> list[Target]:
         if flags == socket.AI_NUMERICHOST:
             raise socket.gaierror(socket.EAI_NONAME, "not a number")
         assert self.answered.wait(10)
