@@ -1,6 +1,6 @@
 """What the compiled modules of the session use of the core without going through Python."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef enum:
     _DELAY_BUCKETS = 8 * 27  # up to 134 s
@@ -28,6 +28,28 @@ cdef class SendBuffer:
     cpdef object take(self, Py_ssize_t limit)
 
 
+cdef class ShotWriter:
+    cdef bytearray _buffer
+    cdef readonly Py_ssize_t size
+    cdef Py_ssize_t _at
+    cdef bint _is_parity, _is_hello
+
+    cdef int _start(self, Py_ssize_t most) except -1
+    cdef int _finish(self) except -1
+    cdef inline uint8_t* _end(self) noexcept
+    cdef inline void _put_byte(self, uint8_t value) noexcept
+    cdef int _put_varint(self, int64_t value) except -1
+    cdef inline void _put_bytes(self, const void* data, Py_ssize_t count) noexcept
+    cdef int _put_ranges(self, list ranges) except -1
+    cdef int _put_frame(self, uint8_t kind, tuple values) except -1
+    cdef int _put_data(self, const Py_buffer* data) except -1
+    cpdef begin(self, int64_t want, int64_t held)
+    cpdef greeting(self, int kind, int64_t connect_us)
+    cpdef ack(self, int64_t answered, int64_t delay_us, list ranges, list rebuilt)
+    cpdef stream(self, int64_t stream_id, int64_t offset, data, bint fin)
+    cpdef bytes seal(self, aead, int flags, int epoch, int64_t number, bytes before=?)
+
+
 cdef class ShotReader:
     cdef bytes _partial
     cdef Py_ssize_t _have
@@ -50,6 +72,38 @@ cdef class ReplayWindow:
     cpdef int check(self, uint64_t number) except -1
     cpdef mark(self, uint64_t number)
     cdef void _advance(self, uint64_t number) noexcept
+
+
+cpdef tuple open_frames(aead, bytes record)
+
+
+cdef class RangeSet:
+    cdef list _lows
+    cdef list _highs
+
+    cpdef add(self, int64_t low, int64_t high)
+    cdef int trim(self, Py_ssize_t most) except -1
+
+
+cdef class _Reports:
+    cdef list _generations
+
+    cdef int add(self, int64_t number) except -1
+    cdef bint any(self) except -1
+    cdef list take(self)
+    cdef list _newest(self)
+    cdef int _age(self, int64_t lowest) except -1
+    cdef bint _all_from(self, int64_t lowest) except -1
+
+
+cdef class AckLog:
+    cdef _Reports _received
+    cdef _Reports _rebuilt
+    cdef int64_t _highest
+
+    cpdef add(self, int64_t number)
+    cpdef add_rebuilt(self, int64_t number)
+    cpdef tuple take(self)
 
 
 cdef class Quantiles:

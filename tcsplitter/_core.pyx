@@ -248,11 +248,6 @@ cdef class SendBuffer:
 cdef class ShotWriter:
     """Builds one body at a time in a buffer of its own and seals it. Reused for every shot of a session."""
 
-    cdef bytearray _buffer
-    cdef readonly Py_ssize_t size
-    cdef Py_ssize_t _at
-    cdef bint _is_parity, _is_hello
-
     def __cinit__(self):
         self._buffer = bytearray(_FIRST_CAPACITY)
 
@@ -278,7 +273,7 @@ cdef class ShotWriter:
         self._end()[0] = value
         self._at += 1
 
-    cdef int _put_varint(self, object value) except -1:
+    cdef int _put_varint(self, int64_t value) except -1:
         if not 0 <= value <= _MAX_VARINT:
             raise LocalProtocolError(f"{value} does not fit into a varint")
         self._at += _store_varint(self._end(), value)
@@ -308,17 +303,13 @@ cdef class ShotWriter:
             self._put_varint(value)
         return self._finish()
 
-    cdef int _put_data(self, uint8_t kind, tuple values, const Py_buffer* data) except -1:
-        """A frame that ends with a length and data."""
-        self._start(_FRAME_HEAD + data.len)
-        self._put_byte(kind)
-        for value in values:
-            self._put_varint(value)
+    cdef int _put_data(self, const Py_buffer* data) except -1:
+        """The length and the data with which a frame ends."""
         self._put_varint(data.len)
         self._put_bytes(data.buf, data.len)
         return self._finish()
 
-    def begin(self, want, held):
+    cpdef begin(self, int64_t want, int64_t held):
         """Start a body; `want` and `held` above 65,535 are cut to that."""
         cdef uint8_t* head = <uint8_t*> PyByteArray_AS_STRING(self._buffer)
         if want < 0 or held < 0:
@@ -328,7 +319,7 @@ cdef class ShotWriter:
         self.size = _BODY_HEAD
         self._is_parity = self._is_hello = False
 
-    def greeting(self, kind, connect_us):
+    cpdef greeting(self, int kind, int64_t connect_us):
         """Begin a hello: the first frame, which makes the shot one. What is above 2**32 - 1 µs is cut to that."""
         if self.size != _BODY_HEAD or not 0 <= kind <= _MAX_KIND or connect_us < 0:
             raise LocalProtocolError(f"no greeting: kind {kind}, {connect_us} µs, {self.size} bytes before it")
@@ -343,7 +334,7 @@ cdef class ShotWriter:
     def ping(self):
         self._put_frame(PING, ())
 
-    def ack(self, answered, delay_us, list ranges not None, list rebuilt not None):
+    cpdef ack(self, int64_t answered, int64_t delay_us, list ranges, list rebuilt):
         """An ack of `ranges` and, where there are any, of `rebuilt` ones. LocalProtocolError for ranges out of order."""
         self._start(_ACK_HEAD)
         self._put_byte(_ACK_REBUILT if rebuilt else ACK)
@@ -375,14 +366,18 @@ cdef class ShotWriter:
         self._put_bytes(PyBytes_AS_STRING(text), len(text))
         self._finish()
 
-    def stream(self, stream_id, offset, data, bint fin):
+    cpdef stream(self, int64_t stream_id, int64_t offset, data, bint fin):
         """Stream bytes from `offset` on. LocalProtocolError where they do not fit into the body."""
         cdef Py_buffer view
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if view.len > _MAX_BODY or offset + view.len > _MAX_VARINT:
+            if view.len > _MAX_BODY or offset > _MAX_VARINT - view.len:
                 raise LocalProtocolError(f"{view.len} bytes at offset {offset} are too many for a frame")
-            self._put_data(STREAM | _STREAM_FIN if fin else STREAM, (stream_id, offset), &view)
+            self._start(_FRAME_HEAD + view.len)
+            self._put_byte(STREAM | _STREAM_FIN if fin else STREAM)
+            self._put_varint(stream_id)
+            self._put_varint(offset)
+            self._put_data(&view)
         finally:
             PyBuffer_Release(&view)
 
@@ -413,7 +408,11 @@ cdef class ShotWriter:
             if view.len != total:
                 kind |= _DATAGRAM_FRAGMENT
                 values += (total, offset)
-            self._put_data(kind, values, &view)
+            self._start(_FRAME_HEAD + view.len)
+            self._put_byte(kind)
+            for value in values:
+                self._put_varint(value)
+            self._put_data(&view)
         finally:
             PyBuffer_Release(&view)
 
@@ -433,7 +432,7 @@ cdef class ShotWriter:
         self._finish()
         self._is_parity = True
 
-    def seal(self, aead, flags, epoch, number, bytes before not None=b""):
+    cpdef bytes seal(self, aead, int flags, int epoch, int64_t number, bytes before=b""):
         """Seal the body: the shot as it goes on the wire, behind what goes `before` it. The body is gone after that."""
         if self.size == 0:
             raise LocalProtocolError("there is no body to be sealed")
@@ -451,7 +450,7 @@ cdef class ShotWriter:
         return shot
 
 
-cdef bytes _seal(object aead, object flags, object epoch, object number, object body, Py_ssize_t size, bytes before):
+cdef bytes _seal(object aead, int flags, int epoch, int64_t number, object body, Py_ssize_t size, bytes before):
     """What goes before, header and sealed body. The tag's size is the cipher's promise, so it is checked."""
     cdef uint8_t header[HEADER_SIZE]
     cdef bytes head, shot
@@ -777,7 +776,7 @@ cdef bytes _open(object aead, bytes record):
     return body
 
 
-def open_frames(aead, bytes record not None):
+cpdef tuple open_frames(aead, bytes record):
     """Open a shot and take its body apart: want, held, and the frames in order. Raises InvalidTag or RemoteProtocolError."""
     cdef bytes body = _open(aead, record)
     cdef _Cursor cursor

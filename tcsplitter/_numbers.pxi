@@ -7,9 +7,6 @@
 cdef class RangeSet:
     """A set of integers kept as sorted inclusive ranges."""
 
-    cdef list _lows
-    cdef list _highs
-
     def __cinit__(self):
         self._lows = []
         self._highs = []
@@ -73,8 +70,6 @@ cdef Py_ssize_t _bisect(list rising, int64_t value) except -1:
 
 @cython.final
 cdef class _Reports:
-    cdef list _generations
-
     def __cinit__(self):
         self._generations = [RangeSet() for _ in range(_ACK_GENERATIONS)]
 
@@ -161,28 +156,24 @@ cdef class _Reports:
 cdef class AckLog:
     """Shot numbers to be acknowledged. Each goes into three acks; newest ranges first, MAX_ACK_RANGES in each."""
 
-    cdef _Reports _received
-    cdef _Reports _rebuilt
-    cdef int64_t _highest
-
     def __cinit__(self):
         self._received = _Reports()
         self._rebuilt = _Reports()
         self._highest = -1
 
-    def add(self, int64_t number):
+    cpdef add(self, int64_t number):
         """A shot came in and was taken in. ValueError for a number below 0."""
         self._received.add(number)
         self._highest = max(self._highest, number)
 
-    def add_rebuilt(self, int64_t number):
+    cpdef add_rebuilt(self, int64_t number):
         """A shot was rebuilt from parity. ValueError for a number below 0."""
         self._rebuilt.add(number)
 
     def __bool__(self):
         return self._received.any() or self._rebuilt.any()
 
-    def take(self):
+    cpdef tuple take(self):
         """Ranges of received and of rebuilt numbers for one ack; counts as one report of each."""
         cdef list received = self._received.take(), rebuilt = self._rebuilt.take()
         # An ACK frame lists at least one received number.

@@ -32,11 +32,13 @@ class Acks:
         """When an ack has to go alone if nothing took it along."""
         self.for_payload = False
         """Payload came since a sync carrier was last asked for an answer."""
-        self._log = log = AckLog()
-        self.add = log.add
-        """A shot of this number arrived."""
+        self._log = AckLog()
         self._answered = 0
         self._answered_at = now
+
+    def add(self, number: int) -> None:
+        """A shot of this number arrived."""
+        self._log.add(number)
 
     def elicited(self, number: int, delay: float, now: float) -> None:
         """The shot asks for an ack, which may wait for `delay`."""

@@ -1,3 +1,4 @@
+from tcsplitter._core cimport ShotWriter
 from tcsplitter.credit cimport SendWindow
 
 
@@ -7,7 +8,7 @@ cdef class Chunk:
     cdef public object data
     cdef public bint acked, fin
 
-    cpdef write(self, writer)
+    cpdef write(self, ShotWriter writer)
 
 
 cdef class LostChunks:

@@ -1,4 +1,4 @@
-from tcsplitter._core cimport ReplayWindow
+from tcsplitter._core cimport ReplayWindow, open_frames
 from tcsplitter.acks cimport Acks, ack_delay
 from tcsplitter.carrier cimport Carrier, CarrierSet, PeerCarriers
 from tcsplitter.keyring cimport Epoch, Keyring

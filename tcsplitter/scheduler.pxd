@@ -1,3 +1,4 @@
+from tcsplitter._core cimport ShotWriter
 from tcsplitter.payload cimport PayloadSize
 
 
@@ -9,7 +10,7 @@ cdef class Scheduler:
 
     cpdef bint is_sparse(self, stream)
     cpdef schedule(self, stream)
-    cpdef list fill(self, writer, long long most, bint may_send_bulk)
+    cpdef list fill(self, ShotWriter writer, long long most, bint may_send_bulk)
     cdef bint _bulk_is_due(self)
     cdef _charge(self, stream, long long count)
     cdef _remove(self, stream)

@@ -1,3 +1,4 @@
+from tcsplitter._core cimport ShotWriter
 from tcsplitter.acks cimport Acks, ack_delay
 from tcsplitter.cap cimport Cap
 from tcsplitter.carrier cimport Carrier, CarrierSet
@@ -18,11 +19,13 @@ cdef long long TAIL_FROM, MAX_GONE
 
 cdef class Sender:
     cdef public long long next_number
-    cdef object _config, _counters, _writer
+    cdef object _config, _counters
+    cdef ShotWriter _writer
     cdef Stripes _stripes
     cdef Tock _tock
     cdef list _actions
     cdef int _reserve, _parity
+    cdef bint _may_take_along
     cdef long long _most
     cdef public object _gone
     cdef CarrierSet _carriers

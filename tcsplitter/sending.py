@@ -62,6 +62,7 @@ class Sender:
         self._config = config
         self._reserve = config.reserve
         self._parity = config.handling.fec.parity
+        self._may_take_along = not config.handling.fec.used  # no parity covers a hello
         self._most = min(MAX_WANT, config.most)
         self._carriers = carriers
         self._routes = routes
@@ -452,8 +453,7 @@ class Sender:
         """Client: greet the server on a fresh connection, with the next `flush`: by the first shot, or before it."""
         carrier.greeting = session_id
         self._greeters.append(carrier)
-        takes_along = self._recovery.congestion.is_short() and self._shared.size.bytes <= MOST_GREETING
-        if not takes_along or self._config.handling.fec.used:  # no parity covers a hello
+        if not (self._may_take_along and self._shared.short and self._shared.size.bytes <= MOST_GREETING):
             self._greet_alone(carrier)
 
     def _greet_alone(self, carrier: Carrier) -> None:

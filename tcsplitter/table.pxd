@@ -1,3 +1,4 @@
+from tcsplitter._core cimport ShotWriter
 from tcsplitter.shared cimport Shared
 from tcsplitter.streams cimport Stream
 
@@ -16,6 +17,6 @@ cdef class StreamTable:
     cpdef forget_if_done(self, Stream stream)
     cdef bint _opened_here(self, long long stream_id)
     cpdef queue_control(self, kind, subject=?)
-    cpdef list write_control(self, writer)
+    cpdef list write_control(self, ShotWriter writer)
     cpdef count_received(self, long long fresh, long long pieces)
     cpdef return_credit(self, long long count)

@@ -302,7 +302,7 @@ def test_begin_drops_a_body_that_was_not_sealed() -> None:
     assert open_frames(AEAD, writer.seal(AEAD, 0, 0, 0)) == (2, 4, [])
 
 
-@pytest.mark.parametrize(("want", "sent"), [(65_535, 65_535), (65_536, 65_535), (2**80, 65_535)])
+@pytest.mark.parametrize(("want", "sent"), [(65_535, 65_535), (65_536, 65_535), (2**63 - 1, 65_535)])
 def test_want_and_held_are_cut(want: int, sent: int) -> None:
     assert open_frames(AEAD, seal(written(nothing, want, want)))[:2] == (sent, sent)
 
