@@ -47,13 +47,15 @@ class Seal:
         self._aead = AESGCM(bytes(16))
         self._next = 0
 
-    def seal(self, payload: bytes | memoryview) -> bytes:
-        nonce = self._next.to_bytes(NONCE, "little")
+    def seal(self, payload: bytes | memoryview) -> bytearray:
+        sealed = bytearray(NONCE + len(payload) + TAG)
+        sealed[:NONCE] = nonce = self._next.to_bytes(NONCE, "little")
         self._next += 1
-        return nonce + self._aead.encrypt(nonce, payload, None)
+        self._aead.encrypt_into(nonce, payload, None, memoryview(sealed)[NONCE:])
+        return sealed
 
     def open(self, sealed: bytes) -> bytes:
-        return self._aead.decrypt(sealed[:NONCE], sealed[NONCE:], None)
+        return self._aead.decrypt(sealed[:NONCE], memoryview(sealed)[NONCE:], None)
 
 
 class Loop:
