@@ -34,6 +34,7 @@ cdef class CarrierSet:
     cdef double _offered_at
 
     cpdef adopt(self, Carrier carrier, session, double idle_for, double now)
+    cpdef greet(self, Carrier carrier, long long number)
     cpdef confirm(self, list ranges)
     cpdef Py_ssize_t count_idle(self)
     cpdef list feed(self, Carrier carrier, bytes data)

@@ -1,3 +1,5 @@
+cimport cython
+
 from tcsplitter._core cimport ReplayWindow, open_frames
 from tcsplitter.acks cimport Acks, ack_delay
 from tcsplitter.carrier cimport Carrier, CarrierSet, PeerCarriers
@@ -24,9 +26,10 @@ cdef class Receiver:
     cdef Sender _sender
     cdef object _counters, _flows, _repair
     cdef ReplayWindow _replay
-    cdef bint _payload_came
+    cdef bint _payload_came, _takes_streams
     cdef dict _handlers
 
+    cpdef tuple hello(self, tuple record)
     cpdef greeted(self, Carrier carrier, tuple record, tuple body)
     cpdef bint shot(self, Carrier carrier, tuple record)
     cdef _end_half(self, Carrier carrier, int flags)
@@ -39,5 +42,8 @@ cdef class Receiver:
     cdef _owe_ack(self, Carrier carrier, long long number, long long size, double now)
     cdef _note_payload(self, Carrier carrier, double now)
     cdef bint _has_room(self, list frames)
+    @cython.locals(frame=tuple)
     cdef bint _act_on(self, list frames)
+    cdef _on_ack(self, long long answered, long long delay_us, list ranges, list rebuilt)
+    cdef _on_stream(self, long long stream_id, long long offset, data, bint fin)
     cdef _settle(self, SentShot shot)

@@ -100,9 +100,10 @@ class Receiver:
         self.rebuilder = Rebuilder(self._counters, self._has)
         self._payload_came = False
         """The shot that is being acted on holds payload."""
+        self._takes_streams = not config.datagrams
+        # By kind; `_act_on` itself sees to the two of which nearly all shots are made.
         self._handlers: dict[int, Callable[..., None]] = {
             PING: self._on_ping,
-            ACK: self._on_ack,
             CREDIT: streams.raise_limit,
             STREAM_CREDIT: streams.raise_stream_limit,
             RESET: self._on_reset,
@@ -111,7 +112,7 @@ class Receiver:
             ASK: self._on_ask,
             GREETING: self._on_greeting,
             GONE: self._on_gone if config.client else self._on_foreign,
-            STREAM: self._on_foreign if config.datagrams else self._on_stream,
+            STREAM: self._on_foreign,
             DATAGRAM: self._on_datagram if config.datagrams else self._on_foreign,
         }
 
@@ -296,11 +297,18 @@ class Receiver:
     def _act_on(self, frames: list[tuple[Any, ...]]) -> bool:
         """Whether they ask for an ack."""
         elicits = self._payload_came = False
-        handlers = self._handlers
         for frame in frames:
             kind = frame[0]
-            elicits |= kind != ACK and kind != GREETING
-            handlers[kind](*frame[1:])
+            if kind == ACK:
+                _, answered, delay_us, ranges, rebuilt = frame
+                self._on_ack(answered, delay_us, ranges, rebuilt)
+                continue
+            elicits |= kind != GREETING
+            if kind == STREAM and self._takes_streams:
+                _, stream_id, offset, data, fin = frame
+                self._on_stream(stream_id, offset, data, fin)
+                continue
+            self._handlers[kind](*frame[1:])
             if kind == CLOSE:  # what stands behind it is for nobody
                 break
         return elicits

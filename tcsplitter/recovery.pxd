@@ -34,6 +34,7 @@ cdef class Recovery:
     cdef _leave(self, SentShot shot)
     @cython.locals(rtt=double, flights=cython.longlong)
     cdef SentShot _deliver(self, long long number, delay, long long highest_before, double now)
+    cpdef tuple on_ack(self, long long answered, double delay, list ranges, list rebuilt, long long next_number, double now)
     cdef SentShot _rebuild(self, long long number, double now)
     cdef list _known(self, long long low, long long high)
     cdef SentShot _move_to_lost(self, long long number, double now)

@@ -69,6 +69,8 @@ cdef class Sender:
     cdef list _write_control(self, Carrier carrier)
     cdef _write_ack(self, Carrier carrier)
     cdef _begin_body(self, Carrier carrier)
+    cpdef hello(self, Carrier carrier, bytes session_id)
+    cpdef greet(self)
     cdef _greet_alone(self, Carrier carrier)
     cdef tuple _seal_data(self, Carrier carrier, list chunks, list control)
     cdef _note_payload(self, Carrier carrier)
