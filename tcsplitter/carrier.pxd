@@ -7,7 +7,7 @@ cdef class Carrier:
     cdef public long long backlog, hello, outstanding, trim_at, tx_left
     cdef public bytes greeting
     cdef public ShotReader reader
-    cdef public bint brought, carried, closed, eof, owes_ack, rx_final, tx_final
+    cdef public bint brought, carried, closed, delivered, eof, owes_ack, rx_final, tx_final
     cdef public list sent
 
     cpdef bint is_ungreeted(self)

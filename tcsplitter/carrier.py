@@ -64,9 +64,9 @@ class Carrier:
     """
 
     __slots__ = (
-        "ack_by", "asked_at", "backlog", "brought", "carried", "closed", "dial_seconds", "eof", "expires_at", "greeting",
-        "hello", "idle_for", "io", "kind", "outstanding", "owes_ack", "reader", "rx_final", "sent", "session", "trim_at",
-        "tx_final", "tx_left", "used_at",
+        "ack_by", "asked_at", "backlog", "brought", "carried", "closed", "delivered", "dial_seconds", "eof", "expires_at",
+        "greeting", "hello", "idle_for", "io", "kind", "outstanding", "owes_ack", "reader", "rx_final", "sent", "session",
+        "trim_at", "tx_final", "tx_left", "used_at",
     )  # fmt: skip
 
     def __init__(self, kind: Kind, now: float) -> None:
@@ -92,6 +92,8 @@ class Carrier:
         self.tx_left = 1
         """Data shots this end may still send; negative: no limit."""
         self.tx_final = False
+        self.delivered = False
+        """The other end has said that the shot that ends this half arrived, and with it all before."""
         self.rx_final = False
         self.eof = False
         self.owes_ack = False

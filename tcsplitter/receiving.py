@@ -327,6 +327,8 @@ class Receiver:
             carrier = shot.carrier
             if not carrier.tx_final:
                 self._carriers.resume(carrier)
+            elif shot.ends_half:
+                carrier.delivered = True
             if carrier.kind is SYNC:
                 carrier.asked_at = now if self._repair.outstanding(carrier) else inf
             self._settle(shot)

@@ -386,6 +386,7 @@ class Sender:
         if chunks and not carrier.carried:
             self._note_payload(carrier)
         shot = SentShot(self.next_number, self._shared.now, self._writer.size, carrier, chunks, control)
+        shot.ends_half = final and not tailed
         carrier.outstanding += shot.size
         self._recovery.on_sent(shot)
         data = self._seal(carrier, final and not tailed)

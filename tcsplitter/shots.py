@@ -14,8 +14,8 @@ class SentShot:
     """A data shot that was sent and what it held."""
 
     __slots__ = (
-        "by_time", "carrier", "chunks", "control", "copies", "covered", "delivered", "delivered_at", "first_sent_at", "is_twin",
-        "judged_from", "late", "limited", "number", "rebuilt", "round", "sent_at", "settled", "size",
+        "by_time", "carrier", "chunks", "control", "copies", "covered", "delivered", "delivered_at", "ends_half", "first_sent_at",
+        "is_twin", "judged_from", "late", "limited", "number", "rebuilt", "round", "sent_at", "settled", "size",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +42,8 @@ class SentShot:
         """This one and its twins, where there are any."""
         self.is_twin = False
         """It was sent because of another copy."""
+        self.ends_half = False
+        """Nothing follows it on its carrier."""
         self.covered = False
         """It belongs to a stripe, so it may arrive though its carrier is dead."""
         self.rebuilt = False

@@ -59,6 +59,7 @@ cdef class CarrierSocket(Watched):
     cdef write(self, bytes data, bint more, double now)
     cdef shut(self, double now)
     cdef close(self)
+    cdef bint _all_arrived(self)
     cdef reset(self)
     cpdef drop(self)
     cdef _finish_connect(self, bint may_have_failed, double now)

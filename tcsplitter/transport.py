@@ -326,9 +326,13 @@ class CarrierSocket(Watched):
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CLOSE_TIMEOUT)
             self.watch(EVENT_WRITE)
             return
-        if self.carriers.dialler is not None and self.connected and not self._corked and not unacknowledged(self.fd):
+        if self.carriers.dialler is not None and self.connected and not self._corked and self._all_arrived():
             abort(self._sock)
         self.drop()
+
+    def _all_arrived(self) -> bool:
+        """Whether the other kernel has all that was written; it need not be asked where the other end has said so."""
+        return self.carrier.delivered or not unacknowledged(self.fd)
 
     def reset(self) -> None:
         """Reset the connection, or stop dialling."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import count
 
 import pytest
+from session_pair import Pair, data_shots
 from tunnel import LIMIT, MEGABYTE, Service, Traffic, connect, exchange, traffic
 
 from tcsplitter.client import ClientProgram
@@ -147,3 +148,31 @@ def test_no_shot_dies_by_a_reset(up: int, down: int) -> None:
     assert ended["client"] == 0
     assert not proxy.resets["server"]
     assert not waiting
+
+
+# --- what the protocol knows of it
+
+
+def test_a_half_is_delivered_once_the_shot_that_ends_it_is_acknowledged() -> None:
+    pair = Pair()
+    mine, _ = pair.open()
+    mine.write(b"up")
+    (shot,) = data_shots(pair.flush())
+    carrier = shot.carrier
+    assert carrier.tx_final
+    assert not carrier.delivered
+    pair.deliver(shot)
+    pair.settle()
+    assert carrier.delivered
+
+
+def test_a_half_that_ends_with_an_ack_is_not_known_to_be_delivered() -> None:
+    pair = Pair()
+    _, theirs = pair.open()
+    theirs.write(b"down")
+    (shot,) = data_shots(pair.flush())
+    carrier = pair.other[shot.carrier]
+    pair.deliver(shot)
+    pair.settle()
+    assert carrier.tx_final
+    assert not carrier.delivered
