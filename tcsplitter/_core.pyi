@@ -20,7 +20,7 @@ class Aead(Protocol):
 HEADER_SIZE: Final[int]  # 13
 TAG_SIZE: Final[int]  # 16
 MAX_SEALED: Final[int]  # 1,064,960: body and tag
-MAX_HELLO_SEALED: Final[int]  # 32,768
+MAX_HELLO_SEALED: Final[int]  # 81,920
 MAX_VARINT: Final[int]  # 2**62 - 1
 MAX_ACK_RANGES: Final[int]  # 32
 MAX_FRAMES: Final[int]  # 4,096 in a body

@@ -31,7 +31,7 @@ cpdef enum:
     HEADER_SIZE = 13
     TAG_SIZE = 16
     MAX_SEALED = 1_064_960
-    MAX_HELLO_SEALED = 32_768
+    MAX_HELLO_SEALED = 81_920
     MAX_ACK_RANGES = 32
     MAX_FRAMES = 4096  # in a body: they cost memory that their bytes do not show
     REPLAY_WINDOW = 1 << 17

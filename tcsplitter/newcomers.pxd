@@ -8,6 +8,7 @@ cdef class Newcomers:
     cdef object _random
     cdef list _actions
     cdef dict _all, _by_host
+    cdef long long _partial
 
     cpdef accept(self, str host, double now)
     cdef _keep_latest(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from tcsplitter._core import ShotReader
 from tcsplitter.carrier import Action, Carrier, Op
 from tcsplitter.modes import Kind
 from tcsplitter.pool import Random
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_PER_ADDRESS = 256
 MAX_NEWCOMERS = 4_096
+MAX_UNOPENED = 64 * 1024 * 1024
+"""Bytes of hellos that are not whole, of all of them together."""
 SHORTEST_SECONDS, LONGEST_SECONDS = 10.0, 30.0
 """Between these lies the deadline of a newcomer, drawn when it is accepted."""
 
@@ -21,12 +24,14 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 10.0, 30.0
 class Newcomer:
     """What is kept of one: at most as much as a handshake or a hello has bytes."""
 
-    __slots__ = ("answered", "deadline", "discarding", "host", "received", "session")
+    __slots__ = ("answered", "deadline", "discarding", "host", "partial", "received", "session")
 
     def __init__(self, host: str, deadline: float) -> None:
         self.host = host
         self.deadline = deadline
         self.received = b""
+        self.partial = 0
+        """Bytes kept of its hello."""
         self.session: Session | None = None
         """The session that it named, without proof so far."""
         self.discarding = False
@@ -51,6 +56,7 @@ class Newcomers:
         self._all: dict[Carrier, Newcomer] = {}
         self._by_host: dict[str, dict[Carrier, None]] = {}
         self._check_at = inf
+        self._partial = 0
 
     def __len__(self) -> int:
         self._keep_latest()
@@ -65,6 +71,7 @@ class Newcomers:
         return carrier
 
     def _keep_latest(self) -> None:
+        """What was accepted last is one like the others from here on."""
         carrier, host = self.latest, self.latest_host
         if carrier is None:
             return
@@ -91,14 +98,23 @@ class Newcomers:
             return
         newcomer = self._all.pop(carrier, None)
         if newcomer is not None:
+            self._partial -= newcomer.partial
             same_host = self._by_host[newcomer.host]
             del same_host[carrier]
             if not same_host:
                 del self._by_host[newcomer.host]
 
+    def may_keep(self, newcomer: Newcomer, count: int) -> bool:
+        """So many bytes are kept of its hello: whether there is room for them."""
+        self._partial += count - newcomer.partial
+        newcomer.partial = count
+        return self._partial <= MAX_UNOPENED
+
     def discard(self, carrier: Carrier) -> None:
         """It failed: read on until its deadline, and keep nothing."""
         newcomer = self._all[carrier]
+        self.may_keep(newcomer, 0)
+        carrier.reader = ShotReader()
         newcomer.received = b""
         newcomer.session = None
         newcomer.discarding = True

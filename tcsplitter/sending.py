@@ -37,7 +37,7 @@ TAIL_FROM, TAIL_JITTER = 4_000, 0.1
 overtake each other: the window of RACK for that is a quarter (RFC 8985)."""
 GREET_SECONDS = 0.001
 """For so long the hello of a carrier that was connected after a `flush` waits for a shot that takes it along."""
-MOST_GREETING = 16_384
+MOST_GREETING = 65_536
 """Where the RTT is next to nothing and a payload has no more bytes, the hello takes the first shot's frames along: one of its own
 takes a twentieth of all CPU time there. The server keeps no longer one of somebody who has not proved a key."""
 MAX_GONE = 64

@@ -234,7 +234,10 @@ class ServerEnd:
         except RemoteProtocolError as error:
             self._refuse(carrier, newcomer, f"its hello is {error}")
             return
-        if records and not self._welcome(carrier, session, records, newcomer.host, now):
+        if not records:
+            if not self._newcomers.may_keep(newcomer, carrier.reader.pending):
+                self._refuse(carrier, newcomer, "too many others, like it, have said half a hello")
+        elif not self._welcome(carrier, session, records, newcomer.host, now):
             self._refuse(carrier, newcomer, "its hello is old, or not genuine")
 
     def _read_request(self, carrier: Carrier, newcomer: Newcomer, now: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from peer import KEY, Peer, Server, fresh_ephemeral, ping, request, reset, stream
+from shots import header
 
 from tcsplitter import (
     client_end,
@@ -25,13 +26,26 @@ from tcsplitter import (
     session,
     table,
 )
-from tcsplitter._core import ACK, CLOSE, MAX_SEALED, PARITY, RESET, STREAM_CREDIT, TAG_SIZE, Fec, ShotWriter
+from tcsplitter._core import (
+    ACK,
+    CLOSE,
+    HEADER_SIZE,
+    HELLO,
+    MAX_HELLO_SEALED,
+    MAX_SEALED,
+    PARITY,
+    RESET,
+    STREAM_CREDIT,
+    TAG_SIZE,
+    Fec,
+    ShotWriter,
+)
 from tcsplitter.carrier import Action, Carrier, Op
 from tcsplitter.config import SessionConfig
 from tcsplitter.credit import GAP_GROWTH, INITIAL_WINDOW, MAX_WINDOW, SESSION_WINDOW
 from tcsplitter.handshake import NO_SESSION, STATUS_CONTINUES, STATUS_NEW, STATUS_NO_ROOM, Gate, Initiator
 from tcsplitter.keyring import MAX_EPOCH_SHOTS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch
-from tcsplitter.newcomers import MAX_NEWCOMERS, MAX_PER_ADDRESS, Newcomers
+from tcsplitter.newcomers import LONGEST_SECONDS, MAX_NEWCOMERS, MAX_PER_ADDRESS, MAX_UNOPENED, Newcomers
 from tcsplitter.options import MAX_PAYLOAD
 from tcsplitter.outbox import Outbox
 from tcsplitter.rebuild import KEEP_SECONDS, MAX_KEPT, MAX_KEPT_BYTES, MAX_STRIPE_BYTES, MAX_STRIPES, SWEEP_SECONDS
@@ -56,6 +70,7 @@ def test_the_caps_are_those_of_the_protocol() -> None:
         (recovery, "MAX_UNACKED_CHUNKS"): 8_192,
         (newcomers, "MAX_PER_ADDRESS"): 256,
         (newcomers, "MAX_NEWCOMERS"): 4_096,
+        (newcomers, "MAX_UNOPENED"): 64 * 2**20,
         (server_end, "MAX_PROVISIONAL"): 8,
         (server_end, "MAX_HELD"): 512 * 2**20,
         (keyring, "REKEY_SHOTS"): 2**22,
@@ -480,6 +495,37 @@ def test_both_limits_at_once_cost_one_newcomer() -> None:
     book.accept("192.0.2.2", 0.0)
     assert len(book) == MAX_NEWCOMERS
     assert closed(actions) == full[:1]
+
+
+def test_hellos_that_are_half_there() -> None:
+    book = Newcomers(random.Random(1), [])
+    carriers = [book.accept(f"192.0.2.{number}", 0.0) for number in range(3)]
+    first, second, third = (book.get(carrier) for carrier in carriers)
+    assert first
+    assert second
+    assert third
+    assert book.may_keep(first, 1_000)
+    assert book.may_keep(second, MAX_UNOPENED - 1_000)
+    assert not book.may_keep(third, 1)
+    assert book.may_keep(third, 0)
+    book.discard(carriers[0])  # and forgets what it has kept
+    assert book.may_keep(third, 1_000)
+    assert not book.may_keep(third, 1_001)
+    book.remove(carriers[1])
+    assert book.may_keep(third, MAX_UNOPENED)
+
+
+def test_who_says_half_a_hello_is_refused_where_too_many_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newcomers, "MAX_UNOPENED", 2 * 1_000 - 1)
+    rig = Rig()
+    half = rig.peer.answer.session_id + header(HELLO, 0, MAX_HELLO_SEALED, 9) + bytes(1_000 - HEADER_SIZE)
+    first, second = rig.server.connect(), rig.server.connect()
+    rig.server.feed(first, half)
+    assert not any("half a hello" in line for line in rig.server.lines)
+    rig.server.feed(second, half)
+    assert any("half a hello" in line for line in rig.server.lines)
+    rig.server.wait(LONGEST_SECONDS)
+    assert rig.server.ended[first][0] is rig.server.ended[second][0] is Op.CLOSE
 
 
 def test_carriers_of_sessions_do_not_count_as_newcomers() -> None:

@@ -129,7 +129,7 @@ def test_an_open_ended_stream_frame_runs_to_the_end_of_the_body() -> None:
 
 
 def test_constants_are_those_of_the_protocol() -> None:
-    assert (HEADER_SIZE, TAG_SIZE, MAX_SEALED, MAX_HELLO_SEALED, MAX_ACK_RANGES) == (13, 16, 1_064_960, 32_768, 32)
+    assert (HEADER_SIZE, TAG_SIZE, MAX_SEALED, MAX_HELLO_SEALED, MAX_ACK_RANGES) == (13, 16, 1_064_960, 81_920, 32)
     assert (MAX_VARINT, _core.REPLAY_WINDOW, _core.MAX_JUMP) == (2**62 - 1, 2**17, 2**24)
     assert MAX_DATAGRAM == 65_535 - 20 - 8  # what UDP over IPv4 can hold
     assert (FINAL, HELLO, PARITY) == (1, 2, 4)

@@ -10,7 +10,7 @@ import pytest
 from hostile import Attack, Wiretap, attacks, forge
 from hypothesis import example, given
 from hypothesis import strategies as st
-from peer import KEY, Build, Peer, Server, ack, credit, fresh_ephemeral, ping, request, reset, stream, stream_credit
+from peer import ELSEWHERE, KEY, Build, Peer, Server, ack, credit, fresh_ephemeral, ping, request, reset, stream, stream_credit
 from shots import header
 
 from tcsplitter._core import ACK, CLOSE, FINAL, HELLO, MAX_JUMP, PARITY, TAG_SIZE
@@ -40,8 +40,9 @@ class Scene:
         self.tapped = Peer(self.server)
         self.tap = make_wiretap(self.tapped)
 
-    def play(self, attack: Attack) -> Carrier:
-        carrier = self.server.connect()
+    def play(self, attack: Attack, at_once: bool = False) -> Carrier:
+        """`at_once`: what comes first is there when the connection is accepted."""
+        carrier = self.server.end.accepted(ELSEWHERE, self.server.now) if at_once else self.server.connect()
         for step in attack:
             if step is None:
                 self.server.eof(carrier)
@@ -69,12 +70,13 @@ def names() -> list[str]:
 # ---------------------------------------------------------------------------------------- who proves no key
 
 
-def test_every_attack_is_met_by_silence_and_the_same_deadline() -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_every_attack_is_met_by_silence_and_the_same_deadline(at_once: bool) -> None:
     outcomes = {}
     for name in names():
         scene = Scene()
         began = scene.server.now
-        carrier = scene.play(attacks(scene.tap)[name])
+        carrier = scene.play(attacks(scene.tap)[name], at_once)
         assert carrier not in scene.server.ended, name
         scene.server.wait(LONGEST_SECONDS)
         scene.check_the_honest()
