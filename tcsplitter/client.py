@@ -53,7 +53,7 @@ class _Client(Program):
             Kind.SYNC: options.r_sync or options.r_fling,
             Kind.RETRY: options.r_fling_r or options.r_fling,
         }
-        self.serve(end, Dialler(self.reactor, addresses, end, Tuning(options.mtu, options.size or 0)))
+        self.serve(end, Dialler(self.reactor, addresses, end, Tuning(options.mtu, options.size or 0, options.reuse != 1)))
 
     def tend(self, now: float) -> None:
         """Dial, and whatever else can wait; who is connected at once greets at once."""

@@ -14,23 +14,30 @@ _HEADERS: dict[int, int] = {socket.AF_INET: 40, socket.AF_INET6: 60}  # bytes of
 class Tuning:
     """Options of the sockets of one end's carriers."""
 
-    def __init__(self, mtu: int = 0, payload: int = 0) -> None:
+    def __init__(self, mtu: int = 0, payload: int = 0, lasting: bool = False) -> None:
         """`mtu`: bytes of the largest packets, in both directions; 0: what the kernel finds out. `payload`: bytes of the payloads
         that are to arrive without a wait for the kernel to open the window, taken to be as large as this end's; 0: no more than
-        the first window takes."""
+        the first window takes. `lasting`: carriers are used again, so that what is set once for each costs nothing."""
         self._mtu = mtu
+        self._lasting = lasting
         brought = payload + _BESIDE_PAYLOAD
         self._window = brought if brought > FIRST_WINDOW else 0
 
     def dialled(self, sock: SocketType, host: str) -> None:
         """Set those of a carrier before it connects."""
+        if self._lasting:
+            unpaced(sock, host)
         if self._mtu or self._window:
-            self.listening(sock, host)
+            self._set_sizes(sock)
         # The last step of TCP's handshake waits for the first data and goes with it.
         sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
 
-    def listening(self, sock: SocketType, _host: str) -> None:
+    def listening(self, sock: SocketType, host: str) -> None:
         """Set those of a socket before it listens; Linux hands them down to what is accepted."""
+        unpaced(sock, host)
+        self._set_sizes(sock)
+
+    def _set_sizes(self, sock: SocketType) -> None:
         if self._mtu:
             sock.setsockopt(IPPROTO_TCP, TCP_MAXSEG, self._mtu - _HEADERS[sock.family])
         if self._window:

@@ -35,6 +35,10 @@ def buffer(sock: SocketType) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
 
+def congestion_control(sock: SocketType) -> bytes:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+
 @pytest.mark.parametrize(("host", "headers"), [("127.0.0.1", 40), ("::1", 60)])
 def test_both_sides_can_limit_segments(host: str, headers: int) -> None:
     def largest(dialled: int, accepted: int) -> list[int]:
@@ -56,9 +60,6 @@ def test_a_payload_beyond_the_first_window_has_room_at_once() -> None:
 def test_what_goes_to_a_program_on_this_machine_is_not_paced_from_its_first_byte_on() -> None:
     """What began under BBR stays paced whatever is chosen later, so it must be chosen before anything connects."""
 
-    def congestion_control(sock: SocketType) -> bytes:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
-
     for host in ("127.0.0.1", "127.1.2.3", "::1"):
         (listening,) = listen_on("--listen", Address(host, 0), 16, unpaced)
         with listening, closing(start_connect((listening.family, listening.getsockname()), unpaced)[0]) as near:
@@ -67,10 +68,12 @@ def test_what_goes_to_a_program_on_this_machine_is_not_paced_from_its_first_byte
                 assert congestion_control(near) == congestion_control(far) == b"reno"
 
 
+def test_carriers_that_last_are_not_paced_on_this_machine_either() -> None:
+    assert both_sides(Tuning(lasting=True), Tuning(), congestion_control) == [b"reno", b"reno"]
+
+
 def test_what_goes_to_other_machines_is_left_as_the_kernel_has_it() -> None:
     for host in ("192.0.2.1", "0.0.0.0", "2001:db8::1", "::", "1.127.0.0"):
         with socket.socket() as untouched, socket.socket() as sock:
             unpaced(sock, host)
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == untouched.getsockopt(
-                socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16
-            )
+            assert congestion_control(sock) == congestion_control(untouched)
