@@ -107,11 +107,8 @@ def running(jobs: list[Job]) -> Iterator[list[int]]:
             process.join()
 
 
-# Neither the load nor its peers are paced: else what is measured may be BBR's pace between them.
-
-
 def listen_at(port: int, backlog: int | None = None) -> socket.socket:
-    """Where programs connect."""
+    """Where programs connect. Not paced, as `connect_to` is not: else what is measured may be BBR's pace."""
     listening = socket.create_server((HOST, port), backlog=backlog)
     unpaced(listening, HOST)
     return listening

@@ -41,6 +41,7 @@ cdef class ShotWriter:
     cdef int _put_varint(self, int64_t value) except -1
     cdef inline void _put_bytes(self, const void* data, Py_ssize_t count) noexcept
     cdef int _put_ranges(self, list ranges) except -1
+    cdef int _put_head(self, uint8_t kind, tuple values, Py_ssize_t rest) except -1
     cdef int _put_frame(self, uint8_t kind, tuple values) except -1
     cdef int _put_data(self, const Py_buffer* data) except -1
     cpdef begin(self, int64_t want, int64_t held)

@@ -296,11 +296,16 @@ cdef class ShotWriter:
             previous = low
         return 0
 
-    cdef int _put_frame(self, uint8_t kind, tuple values) except -1:
-        self._start(_FRAME_HEAD)
+    cdef int _put_head(self, uint8_t kind, tuple values, Py_ssize_t rest) except -1:
+        """What a frame begins with, and room for `rest` bytes behind it."""
+        self._start(_FRAME_HEAD + rest)
         self._put_byte(kind)
         for value in values:
             self._put_varint(value)
+        return 0
+
+    cdef int _put_frame(self, uint8_t kind, tuple values) except -1:
+        self._put_head(kind, values, 0)
         return self._finish()
 
     cdef int _put_data(self, const Py_buffer* data) except -1:
@@ -337,7 +342,7 @@ cdef class ShotWriter:
     cpdef ack(self, int64_t answered, int64_t delay_us, list ranges, list rebuilt):
         """An ack of `ranges` and, where there are any, of `rebuilt` ones. LocalProtocolError for ranges out of order."""
         self._start(_ACK_HEAD)
-        self._put_byte(_ACK_REBUILT if rebuilt else ACK)
+        self._put_byte(_ACK_REBUILT if len(rebuilt) else ACK)  # None is no list of ranges: len() raises
         self._put_varint(answered)
         self._put_varint(delay_us)
         self._put_ranges(ranges)
@@ -408,10 +413,7 @@ cdef class ShotWriter:
             if view.len != total:
                 kind |= _DATAGRAM_FRAGMENT
                 values += (total, offset)
-            self._start(_FRAME_HEAD + view.len)
-            self._put_byte(kind)
-            for value in values:
-                self._put_varint(value)
+            self._put_head(kind, values, view.len)
             self._put_data(&view)
         finally:
             PyBuffer_Release(&view)

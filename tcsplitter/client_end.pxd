@@ -13,6 +13,7 @@ cdef class ClientEnd:
     cdef double _ask_at, _asking_since, _failing_since, _patience, _ping_at, _ping_gap, _reasons_from, _started_at
     cdef readonly double _pinged_at
 
+    cdef _leave_ended_session(self, double now)
     cpdef carrier_connected(self, Carrier carrier, double dial_seconds, double now)
     cpdef carrier_received(self, Carrier carrier, bytes data, double now)
     cpdef carrier_eof(self, Carrier carrier, double now)

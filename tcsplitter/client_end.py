@@ -207,8 +207,7 @@ class ClientEnd:
     # Sockets of carriers that were given up in this wake are closed at its end: until then they may report something.
 
     def carrier_connected(self, carrier: Carrier, dial_seconds: float, now: float) -> None:
-        if self.session.closed:
-            self._leave_ended_session(now)
+        self._leave_ended_session(now)
         if carrier.closed:
             return
         attempt = self._attempts.get(carrier)
@@ -403,8 +402,7 @@ class ClientEnd:
         self._touched.clear()
         if self._stopping or self.failed:
             return
-        if self.session.closed:
-            self._leave_ended_session(now)
+        self._leave_ended_session(now)
         self.session.flush(now)
 
     def _leave_ended_session(self, now: float) -> None:

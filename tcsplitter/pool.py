@@ -54,7 +54,7 @@ class DialBudget:
         return min(int(self._tokens), MAX_DIALING - self.dialing)
 
     def began(self, dials: int) -> None:
-        """So many dials began. Whoever counts one as ended takes it from `dialing`."""
+        """So many dials began."""
         self.dialing += dials
         self._tokens -= dials
 
@@ -174,22 +174,26 @@ class Pool:
         if not self.cut_off:
             self._failures = 0
             self._not_before = -inf
-        began = self._dialing.pop(carrier, None)
+        began = self._ended(carrier)
         if began is None:
             return True
-        self._budget.dialing -= 1
         if began >= self._answered_from:
             self._answered_from = began
             return True
         return now - began <= max(SLOW_RTTS * rtt, SLOW_SECONDS)
+
+    def _ended(self, carrier: Carrier) -> float | None:
+        """It is not dialled any more: when that began, if it was."""
+        began = self._dialing.pop(carrier, None)
+        self._budget.dialing -= began is not None
+        return began
 
     def failed(self, carrier: Carrier, now: float, cut_off: bool = False) -> None:
         """A dial failed, or was given up: wait before the next one, longer each time. Those of one moment count as one.
 
         `cut_off`: it succeeded, but the connection was broken off with nothing heard.
         """
-        if self._dialing.pop(carrier, None) is not None:
-            self._budget.dialing -= 1
+        self._ended(carrier)
         self.cut_off |= cut_off
         if now == self.failed_at:
             return

@@ -302,15 +302,15 @@ class Receiver:
             if kind == ACK:
                 _, answered, delay_us, ranges, rebuilt = frame
                 self._on_ack(answered, delay_us, ranges, rebuilt)
-                continue
-            elicits |= kind != GREETING
-            if kind == STREAM and self._takes_streams:
+            elif kind == STREAM and self._takes_streams:
+                elicits = True
                 _, stream_id, offset, data, fin = frame
                 self._on_stream(stream_id, offset, data, fin)
-                continue
-            self._handlers[kind](*frame[1:])
-            if kind == CLOSE:  # what stands behind it is for nobody
-                break
+            else:
+                elicits |= kind != GREETING
+                self._handlers[kind](*frame[1:])
+                if kind == CLOSE:  # what stands behind it is for nobody
+                    break
         return elicits
 
     def _on_greeting(self, _kind: int, _connect_us: int) -> None:

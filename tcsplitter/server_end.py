@@ -194,10 +194,11 @@ class ServerEnd:
             self._read_hello(carrier, newcomer, newcomer.session, data, 0, now)
 
     def carrier_eof(self, carrier: Carrier, now: float) -> None:
-        newcomer = self._newcomers.get(carrier)
         if carrier.session is not None:
             carrier.session.carrier_eof(carrier, now)
-        elif newcomer is not None and newcomer.answered:
+            return
+        newcomer = self._newcomers.get(carrier)
+        if newcomer is not None and newcomer.answered:
             self._newcomers.close(carrier)
         elif newcomer is not None and not newcomer.discarding:
             self._newcomers.discard(carrier)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
@@ -226,6 +226,25 @@ def test_a_body_holds_exactly_its_maximum() -> None:
     shot = writer.seal(AEAD, 0, 0, 0)
     assert len(shot) == HEADER_SIZE + MAX_SEALED
     assert [frame[0] for frame in open_frames(AEAD, shot)[2]] == [_core.STREAM, _core.PING]
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        pytest.param(lambda w: w.ack(0, 0, None, []), id="ranges"),
+        pytest.param(lambda w: w.ack(0, 0, [(0, 0)], None), id="rebuilt"),
+        pytest.param(lambda w: w.stream(0, 0, None, False), id="data"),
+        pytest.param(lambda w: w.seal(AEAD, 0, 0, 0, None), id="what goes before"),
+        pytest.param(lambda _: open_frames(AEAD, cast("Any", None)), id="a record"),
+    ],
+)
+def test_none_is_refused_and_leaves_the_body_as_it_was(add: Callable[[Any], object]) -> None:
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    size = writer.size
+    with pytest.raises(TypeError):
+        add(writer)
+    assert writer.size == size
 
 
 def test_data_larger_than_any_body_is_refused() -> None:
