@@ -9,7 +9,7 @@ INSTALLED := .venv/installed-$(VERSION)
 BUILT := build/$(VERSION)-$(if $(filter 1,$(TCSPLITTER_DEBUG)),debug,release)$(and $(TCSPLITTER_SANITIZE),-sanitized).built
 
 # What is compiled: each module with a .pxd beside it.
-COMPILED := tcsplitter/_core.pyx $(wildcard tcsplitter/*.pxd tcsplitter/*.pxi tcsplitter/*.h)
+COMPILED := $(wildcard tcsplitter/*.pyx tcsplitter/*.pxd tcsplitter/*.pxi tcsplitter/*.h)
 COMPILED += $(wildcard $(patsubst %.pxd,%.py,$(wildcard tcsplitter/*.pxd)))
 
 .DELETE_ON_ERROR:

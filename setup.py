@@ -1,4 +1,4 @@
-"""What is compiled: the core, and each module with a .pxd beside it, which states the types. All else is in pyproject.toml.
+"""What is compiled: each module with a .pxd beside it, which states the types. All else is in pyproject.toml.
 
 Two variables of the environment ask for another kind of build:
 
@@ -23,10 +23,11 @@ sanitize_flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno
 def compiled(name: str) -> Extension:
     """The extension that this module of the package becomes. The core works on bytes, so it gains by more optimisation."""
     is_core = name == "_core"
+    source = f"tcsplitter/{name}.py"
     release_flags = ["-g0", "-O3" if is_core else "-O2"]
     return Extension(
         f"tcsplitter.{name}",
-        [f"tcsplitter/{name}.{'pyx' if is_core else 'py'}"],
+        [source if Path(source).exists() else f"{source}x"],
         depends=["tcsplitter/_gf256.h"] if is_core else [],
         define_macros=debug_macros if debug else [] if sanitizers else release_macros,
         extra_compile_args=(["-g", "-O0", "-UNDEBUG"] if debug else ["-g", "-O1"] if sanitizers else release_flags)

@@ -1,9 +1,10 @@
 """The client end as a program: local programs connect to it, it dials the server end."""
 
 from logging import ERROR
-from socket import SocketType
 
+from tcsplitter._tcp import TcpSocket
 from tcsplitter.client_end import ClientConfig, ClientEnd
+from tcsplitter.endpoints import as_local
 from tcsplitter.modes import MODES, Kind
 from tcsplitter.net import Listener, listen_on
 from tcsplitter.options import Address, ClientOptions
@@ -108,8 +109,8 @@ class ClientProgram(_Client):
     def _has_room(self) -> bool:
         return len(self.endpoints.open) < self.max_programs
 
-    def _accepted(self, sock: SocketType, _host: str, now: float) -> None:
-        self.endpoints.join(sock, self.end.open_stream(now), now)
+    def _accepted(self, sock: TcpSocket, _host: str, now: float) -> None:
+        self.endpoints.join(as_local(sock), self.end.open_stream(now), now)
 
 
 class _Connect(_Client):

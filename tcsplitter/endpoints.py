@@ -2,23 +2,33 @@
 
 import os
 import socket
+import struct
 from logging import WARNING
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
-from socket import SocketType
+from socket import IPPROTO_TCP, SO_LINGER, SOL_SOCKET, SocketType
 
+from tcsplitter._tcp import TcpSocket, start_connect
 from tcsplitter.joint import Joined, Stream, joint_of
 from tcsplitter.log import LimitedLog
-from tcsplitter.net import Resolver
+from tcsplitter.net import Resolver, Target
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
-from tcsplitter.sockets import Target, abort, start_connect
 from tcsplitter.streams import REFUSED
 from tcsplitter.tuning import unpaced, widen
 from tcsplitter.watched import Watched
 
 KEPT_SIZE = 524_288  # bytes that the kernel keeps for the next read; both half and twice as much take more CPU time
 CHECK_EVERY = 0.5  # seconds between looks at sockets that wait for nothing and would not notice a reset
+
+
+_NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def as_local(sock: TcpSocket) -> SocketType:
+    """The same connection as Python has it, which writes many buffers at once."""
+    return SocketType(sock.family, _NON_BLOCKING, IPPROTO_TCP, sock.detach())
 
 
 class Endpoints:
@@ -83,12 +93,12 @@ class TcpEndpoint(Joined, Watched):
 
     def check(self) -> None:
         """Look whether the connection broke while nothing was waited for."""
-        if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if self._sock.getsockopt(SOL_SOCKET, socket.SO_ERROR):
             self._broke()
 
     def abort(self) -> None:
         """Reset the local connection."""
-        abort(self._sock)
+        self._sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
         self._close()
 
     def _wait(self) -> None:
@@ -156,7 +166,7 @@ class _Connecting(Watched):
         super().__init__(dialler.endpoints.reactor, -1)
         self._dialler = dialler
         self._stream = stream
-        self._sock: SocketType | None = None
+        self._sock: TcpSocket | None = None
         self._targets: list[Target] = []
         self._reason = ""
         dialler.endpoints.open.add(self)
@@ -172,7 +182,7 @@ class _Connecting(Watched):
         """The connection is made, or it failed."""
         assert self._sock is not None, "only a socket becomes ready"
         sock = self._sock
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        code = sock.error()
         if code:
             self._reason = os.strerror(code)
             self._drop_socket()
@@ -209,10 +219,10 @@ class _Connecting(Watched):
         self._dialler.failed(self._reason, now)
         self._stream.reset(REFUSED)
 
-    def _join(self, sock: SocketType, now: float) -> None:
+    def _join(self, sock: TcpSocket, now: float) -> None:
         self._sock = None
         self._leave()
-        self._dialler.endpoints.join(sock, self._stream, now)
+        self._dialler.endpoints.join(as_local(sock), self._stream, now)
 
     def _drop_socket(self) -> None:
         if self._sock is not None:

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from logging import WARNING
 from selectors import EVENT_READ
-from socket import IPPROTO_TCP, SocketType
 from typing import Any
 
+from tcsplitter._tcp import TcpSocket, accept
 from tcsplitter.errors import ConfigError
 from tcsplitter.log import LimitedLog
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
-from tcsplitter.sockets import NON_BLOCKING, Prepare, Target
 from tcsplitter.watched import Watched
 
 ACCEPT_BATCH = 64  # connections accepted in one wake
@@ -25,6 +24,8 @@ RESOLVE_PAUSE = 1.0  # seconds between two look-ups of the same name
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _LACKING = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
+Target = tuple[socket.AddressFamily, tuple[Any, ...]]  # what socket() and connect() take
+Prepare = Callable[[Any, str], None]  # a socket, and the numeric address that it is to connect to, or to listen on
 Bind = Callable[[socket.AddressFamily, tuple[Any, ...]], socket.socket]
 
 
@@ -87,14 +88,13 @@ class Listener(Watched):
         self,
         reactor: Reactor,
         sock: socket.socket,
-        on_accept: Callable[[SocketType, str, float], None],
+        on_accept: Callable[[TcpSocket, str, float], None],
         has_room: Callable[[], bool],
         log: LimitedLog,
     ) -> None:
         super().__init__(reactor, sock.fileno())
         self.port: int = sock.getsockname()[1]
         self._sock = sock
-        self._family = int(sock.family)
         self._on_accept = on_accept
         self._has_room = has_room
         self._log = log
@@ -112,7 +112,7 @@ class Listener(Watched):
                 self._rest("the limit of open files (ulimit -n) leaves no room for more", now)
                 return
             try:
-                fd, address = self._sock._accept()  # type: ignore[attr-defined]
+                sock, host = accept(self.fd)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -120,9 +120,7 @@ class Listener(Watched):
                     self._rest(os.strerror(error.errno), now)
                     return
                 continue  # the error of a connection that ended before it was accepted (accept(2))
-            sock = SocketType(self._family, NON_BLOCKING, IPPROTO_TCP, fd)
-            sock.setblocking(False)
-            self._on_accept(sock, address[0], now)
+            self._on_accept(sock, host, now)
             if self.closed:
                 return
 

@@ -1,8 +1,8 @@
 """The server end as a program: client ends connect to it, it connects their streams to the service."""
 
 import socket
-from socket import SocketType
 
+from tcsplitter._tcp import TcpSocket
 from tcsplitter.endpoints import TcpDialler
 from tcsplitter.errors import ConfigError
 from tcsplitter.flows import Flow
@@ -76,7 +76,7 @@ class ServerProgram(Program):
     def _has_room(self) -> bool:
         return len(self.carriers.open) < self.max_carriers
 
-    def _accepted(self, sock: SocketType, host: str, now: float) -> None:
+    def _accepted(self, sock: TcpSocket, host: str, now: float) -> None:
         self.carriers.accepted(sock, self.end.accepted(host, now), now)
 
 

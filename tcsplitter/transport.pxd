@@ -1,10 +1,10 @@
 cimport cython
 
 from tcsplitter.carrier cimport Carrier
-from tcsplitter.sockets cimport abort, start_connect, unacknowledged
+from tcsplitter._tcp cimport TcpSocket, start_connect
 from tcsplitter.watched cimport Watched
 
-cdef long long RECV_SIZE
+cdef long long MOST_RECEIVED
 cdef int RECV_ROUNDS
 
 
@@ -37,7 +37,7 @@ cdef class Carriers:
     cdef set _paused
     cdef object _pause_timer
 
-    cpdef accepted(self, sock, Carrier carrier, double now)
+    cpdef accepted(self, TcpSocket sock, Carrier carrier, double now)
     @cython.locals(last=Py_ssize_t, index=Py_ssize_t, conn=CarrierSocket)
     cpdef execute(self, list actions, double now)
     cdef bint may_read(self, Carrier carrier)
@@ -49,11 +49,12 @@ cdef class CarrierSocket(Watched):
     cdef bint _closing, _corked, _discarding, _shut
     cdef public bint connected
     cdef double _dialled_at
-    cdef public object _queue, _sock, target
+    cdef public object _queue, target
+    cdef public TcpSocket _sock
     cdef public Carrier carrier
     cdef public Carriers carriers
 
-    cdef attach(self, sock)
+    cdef attach(self, TcpSocket sock)
     cdef dial(self, double now)
     cdef connect(self, target, double now)
     cdef write(self, bytes data, bint more, double now)

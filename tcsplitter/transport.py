@@ -11,19 +11,17 @@ from collections.abc import Mapping
 from functools import partial
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
-from socket import MSG_MORE, SocketType
 from typing import Protocol
 
+from tcsplitter._tcp import MOST_RECEIVED, TcpSocket, start_connect
 from tcsplitter.carrier import CLOSE, DIAL, PROBE, RESET, SHUT, TAIL, WRITE, Action, Carrier
 from tcsplitter.modes import Kind
-from tcsplitter.net import Resolver
+from tcsplitter.net import Resolver, Target
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
-from tcsplitter.sockets import Target, abort, start_connect, unacknowledged
 from tcsplitter.tuning import Tuning
 from tcsplitter.watched import Watched
 
-RECV_SIZE = 135_168  # bytes of one read: the largest payload there is without --frags, with all that a shot adds, in one piece
 RECV_ROUNDS = 4  # reads of one carrier in one wake
 SEND_LIMIT = 1_048_576  # bytes of one queue that go out in one wake
 QUEUE_LIMIT = 67_108_864  # bytes queued on one carrier; twice what a session may have in flight
@@ -151,7 +149,7 @@ class Carriers:
         self._paused: set[CarrierSocket] = set()
         self._pause_timer = reactor.timer(self._resume)
 
-    def accepted(self, sock: SocketType, carrier: Carrier, now: float) -> None:
+    def accepted(self, sock: TcpSocket, carrier: Carrier, now: float) -> None:
         """Serve a connection that was accepted; it must not block. What a client end says first comes with the connection."""
         conn = CarrierSocket(self, carrier)
         conn.attach(sock)
@@ -259,10 +257,10 @@ class CarrierSocket(Watched):
         carrier.io = self
         carriers.open.add(self)
 
-    def attach(self, sock: SocketType) -> None:
+    def attach(self, sock: TcpSocket) -> None:
         """Take a connected socket."""
         self._sock = sock
-        self.fd = sock.fileno()
+        self.fd = sock.fd
         self.connected = True
         self.watch(EVENT_READ)
 
@@ -283,7 +281,7 @@ class CarrierSocket(Watched):
         except OSError as error:
             self.dial_failed(_reason(error.errno), now)
             return
-        self.fd = self._sock.fileno()
+        self.fd = self._sock.fd
         if done:
             self._is_connected(now)
         else:
@@ -303,7 +301,7 @@ class CarrierSocket(Watched):
             return
         self._corked = more
         try:
-            sent = self._sock.send(data, MSG_MORE if more else 0)
+            sent = self._sock.send(data, more)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -327,17 +325,17 @@ class CarrierSocket(Watched):
             self.watch(EVENT_WRITE)
             return
         if self.carriers.dialler is not None and self.connected and not self._corked and self._all_arrived():
-            abort(self._sock)
+            self._sock.abort()
         self.drop()
 
     def _all_arrived(self) -> bool:
         """Whether the other kernel has all that was written; it need not be asked where the other end has said so."""
-        return self.carrier.delivered or not unacknowledged(self.fd)
+        return self.carrier.delivered or not self._sock.unacknowledged()
 
     def reset(self) -> None:
         """Reset the connection, or stop dialling."""
         if self.connected:
-            abort(self._sock)
+            self._sock.abort()
         elif self.carriers.dialler is not None:
             self.carriers.dialler.given_up(self, self._dialled_at)
         self.drop()
@@ -348,7 +346,7 @@ class CarrierSocket(Watched):
 
     def outstanding(self) -> int:
         """Bytes written and not acknowledged by the other kernel."""
-        return self.carrier.backlog + (unacknowledged(self.fd) if self.connected else 0)
+        return self.carrier.backlog + (self._sock.unacknowledged() if self.connected else 0)
 
     def on_ready(self, events: int, now: float) -> None:
         """Serve the socket."""
@@ -367,7 +365,7 @@ class CarrierSocket(Watched):
                 self.carriers.pause(self)
 
     def _finish_connect(self, may_have_failed: bool, now: float) -> None:
-        if may_have_failed and (code := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+        if may_have_failed and (code := self._sock.error()):
             self.dial_failed(_reason(code), now)
         else:
             self._is_connected(now)
@@ -384,10 +382,9 @@ class CarrierSocket(Watched):
     def _read(self, now: float) -> None:
         end = self.carriers.end
         carrier = self.carrier
-        recv = self._sock.recv
         for _ in range(RECV_ROUNDS):
             try:
-                data = recv(RECV_SIZE)
+                data = self._sock.recv()
             except BlockingIOError:
                 return
             except OSError:
@@ -401,12 +398,12 @@ class CarrierSocket(Watched):
             end.carrier_received(carrier, data, now)
             self.carriers.count_read(len(data))
             # The server's FIN came with its FINAL shot: reading on at once saves a wake.
-            if carrier.closed or (len(data) < RECV_SIZE and not (carrier.rx_final and self.carriers.dialler)):
+            if carrier.closed or (len(data) < MOST_RECEIVED and not (carrier.rx_final and self.carriers.dialler)):
                 return
 
     def _throw_away(self) -> None:
         try:
-            if not self._sock.recv(RECV_SIZE):
+            if not self._sock.recv():
                 self.watch(self.events & ~EVENT_READ)
         except BlockingIOError:
             return
@@ -431,7 +428,7 @@ class CarrierSocket(Watched):
         while queue and budget > 0:
             head = queue[0]
             try:
-                sent = self._sock.send(head, MSG_MORE if ends or len(queue) > 1 else 0)
+                sent = self._sock.send(head, ends or len(queue) > 1)
             except BlockingIOError:
                 return
             except OSError:
@@ -455,7 +452,7 @@ class CarrierSocket(Watched):
     def _shut_down(self, now: float) -> None:
         self._corked = False
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._sock.shutdown()
         except OSError:
             self._lost(now)
 

@@ -4,7 +4,7 @@ import socket
 from contextlib import suppress
 from socket import IPPROTO_TCP, SO_RCVLOWAT, SOL_SOCKET, TCP_CONGESTION, TCP_MAXSEG, TCP_QUICKACK, SocketType
 
-from tcsplitter.sockets import is_of_this_machine
+from tcsplitter._tcp import TcpSocket, is_of_this_machine
 
 FIRST_WINDOW = 65_536  # bytes that a connection of Linux may receive before it is read from (tcp(7), tcp_rmem)
 _BESIDE_PAYLOAD = 4_096  # bytes that may come with a payload: hello, other frames, tag
@@ -23,7 +23,7 @@ class Tuning:
         brought = payload + _BESIDE_PAYLOAD
         self._window = brought if brought > FIRST_WINDOW else 0
 
-    def dialled(self, sock: SocketType, host: str) -> None:
+    def dialled(self, sock: SocketType | TcpSocket, host: str) -> None:
         """Set those of a carrier before it connects."""
         if self._lasting:
             unpaced(sock, host)
@@ -32,19 +32,19 @@ class Tuning:
         # The last step of TCP's handshake waits for the first data and goes with it.
         sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
 
-    def listening(self, sock: SocketType, host: str) -> None:
+    def listening(self, sock: SocketType | TcpSocket, host: str) -> None:
         """Set those of a socket before it listens; Linux hands them down to what is accepted."""
         unpaced(sock, host)
         self._set_sizes(sock)
 
-    def _set_sizes(self, sock: SocketType) -> None:
+    def _set_sizes(self, sock: SocketType | TcpSocket) -> None:
         if self._mtu:
             sock.setsockopt(IPPROTO_TCP, TCP_MAXSEG, self._mtu - _HEADERS[sock.family])
         if self._window:
             widen(sock, self._window)
 
 
-def unpaced(sock: SocketType, host: str) -> None:
+def unpaced(sock: SocketType | TcpSocket, host: str) -> None:
     """Send to `host` without pacing if that is this machine, whatever the kernel does elsewhere: BBR has nothing to find there,
     and its timers take a tenth of the CPU time of a transfer, or more. To be called before the socket connects or listens: what
     was connected under BBR stays paced, whatever is chosen later. Linux hands it down to what is accepted."""
@@ -53,7 +53,7 @@ def unpaced(sock: SocketType, host: str) -> None:
             sock.setsockopt(IPPROTO_TCP, TCP_CONGESTION, b"reno")
 
 
-def widen(sock: SocketType, size: int) -> None:
+def widen(sock: SocketType | TcpSocket, size: int) -> None:
     """Let the kernel keep `size` bytes of what arrives.
 
     To be told to wait for so much makes the buffer that large, and it goes on to adapt itself, unlike after SO_RCVBUF.

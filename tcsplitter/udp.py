@@ -18,10 +18,9 @@ from typing import Any, Protocol
 
 from tcsplitter._core import MAX_DATAGRAM
 from tcsplitter.log import LimitedLog
-from tcsplitter.net import Resolver, bind_all
+from tcsplitter.net import Resolver, Target, bind_all
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
-from tcsplitter.sockets import Target
 from tcsplitter.watched import Watched
 
 READ_BATCH, READ_BYTES = 256, 65_536  # datagrams and about bytes read from one socket in one wake: less than a flow's queue holds

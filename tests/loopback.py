@@ -1,12 +1,13 @@
 """What the tests on real sockets share: a reactor that serves until something holds, and ends of connections."""
 
+import os
 import random
 import socket
 import struct
 from collections.abc import Callable
-from socket import SocketType
 from typing import Any
 
+from tcsplitter._tcp import TcpSocket, accept
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.modes import Kind
 from tcsplitter.options import Address
@@ -146,8 +147,7 @@ class CarrierHarness(Harness):
             self.until(lambda: ("connected", carrier) in self.end.events)
         else:
             peer = socket.create_connection(self.service.getsockname())
-            sock = self.service.accept()[0]
-            sock.setblocking(False)
+            sock, _host = accept(self.service.fileno())
             self.carriers.accepted(sock, carrier, self.reactor.now)
         peer.settimeout(10)
         self.opened.append(peer)
@@ -158,10 +158,15 @@ class CarrierHarness(Harness):
         super().close()
 
 
-def socket_of(carrier: Carrier) -> SocketType:
+def socket_of(carrier: Carrier) -> TcpSocket:
     conn = carrier.io
     assert isinstance(conn, CarrierSocket)
     return conn._sock
+
+
+def known(sock: TcpSocket) -> socket.socket:
+    """The same connection as Python has it, to ask it what carriers do not; to be closed as well."""
+    return socket.socket(fileno=os.dup(sock.fd))
 
 
 class FakeStream:

@@ -8,13 +8,13 @@ from collections.abc import Generator
 
 import pytest
 from loopback import CarrierHarness as Harness
-from loopback import socket_of
+from loopback import known, socket_of
 
 from tcsplitter import net, transport
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.modes import Kind
+from tcsplitter.net import Target
 from tcsplitter.options import Address
-from tcsplitter.sockets import Target
 from tcsplitter.transport import Dialler
 from tcsplitter.tuning import Tuning
 
@@ -69,7 +69,8 @@ def closed_port() -> int:
 
 def test_a_dialled_carrier_has_nodelay_and_reports_once(client: Harness) -> None:
     carrier, _ = client.connect()
-    assert socket_of(carrier).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    with known(socket_of(carrier)) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     client.wakes(3)
     assert client.end.events == [("connected", carrier)]
 
@@ -162,7 +163,8 @@ def test_each_kind_goes_to_its_own_address(client: Harness) -> None:
         client.until(lambda: len(client.end.events) == len(carriers))
         for carrier in carriers:
             service = other if carrier.kind is Kind.LASSO else client.service
-            assert socket_of(carrier).getpeername() == service.getsockname()
+            with known(socket_of(carrier)) as sock:
+                assert sock.getpeername() == service.getsockname()
 
 
 def test_kinds_with_equal_addresses_share_a_look_up(client: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +232,7 @@ def test_a_target_that_may_answer_yet_is_not_passed_over(client: Harness, monkey
             client.until(lambda: ("connected", second) in client.end.events)
         assert ("connected", first) not in client.end.events
         client.do((Op.RESET, first), (Op.DIAL, third))
-        assert socket_of(third).getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert socket_of(third).error() == 0
         assert third.io.target == targets[0]
 
 
@@ -239,5 +241,6 @@ def test_a_dialler_can_limit_segments(client: Harness, mtu: int, largest: int) -
     addresses = {Kind.FLING: Address("127.0.0.1", client.port)}
     client.carriers.dialler = Dialler(client.reactor, addresses, client.end, Tuning(mtu))
     carrier, _ = client.connect()
-    segment = socket_of(carrier).getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    with known(socket_of(carrier)) as sock:
+        segment = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
     assert largest / 2 - 10 < segment <= largest

@@ -17,9 +17,9 @@ from tcsplitter import endpoints, joint, net
 from tcsplitter.endpoints import Endpoints, TcpDialler
 from tcsplitter.joint import Joint
 from tcsplitter.log import LimitedLog
+from tcsplitter.net import Target
 from tcsplitter.options import Address
 from tcsplitter.reactor import boot_time
-from tcsplitter.sockets import Target
 from tcsplitter.streams import REFUSED
 
 

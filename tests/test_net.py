@@ -2,23 +2,23 @@
 
 import errno
 import logging
+import os
 import resource
 import socket
 from collections.abc import Callable
 from functools import partial
 from selectors import EVENT_READ
-from socket import SocketType
 from typing import Any
 
 import pytest
 
 from tcsplitter import net
+from tcsplitter._tcp import TcpSocket, accept
 from tcsplitter.errors import ConfigError
 from tcsplitter.log import LimitedLog
-from tcsplitter.net import Listener, Resolver, listen_on
+from tcsplitter.net import Listener, Resolver, Target, listen_on
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
-from tcsplitter.sockets import Target
 from tcsplitter.udp import bind_udp
 from tcsplitter.watched import Watched
 
@@ -46,23 +46,24 @@ def always() -> bool:
 
 def test_accepted_sockets_have_nodelay_and_do_not_block(log: LimitedLog) -> None:
     reactor = Reactor()
-    accepted: list[tuple[SocketType, str]] = []
+    accepted: list[tuple[TcpSocket, str]] = []
     (sock,) = listen_on("--lFling", LOOPBACK, 16)
     listener = Listener(reactor, sock, lambda each, host, _now: accepted.append((each, host)), always, log)
     with socket.create_connection(("127.0.0.1", listener.port)):
         reactor.wake()
     ((served, host),) = accepted
-    assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
-    assert not served.getblocking()
+    with socket.socket(fileno=served.detach()) as known:
+        assert known.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert not os.get_blocking(known.fileno())
+        assert not os.get_inheritable(known.fileno())
     assert host == "127.0.0.1"
-    served.close()
     listener.close()
     reactor.close()
 
 
 def test_what_came_on_others_goes_before_what_is_new_but_only_once(log: LimitedLog) -> None:
     reactor = Reactor()
-    accepted: list[SocketType] = []
+    accepted: list[TcpSocket] = []
     (sock,) = listen_on("--lFling", LOOPBACK, 16)
     listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), always, log)
     other = _Ready(reactor)
@@ -98,7 +99,7 @@ class _Ready(Watched):
 
 def test_out_of_descriptors_the_listener_rests_and_logs_once(log: LimitedLog, caplog: pytest.LogCaptureFixture) -> None:
     reactor = Reactor()
-    accepted: list[SocketType] = []
+    accepted: list[TcpSocket] = []
     (sock,) = listen_on("--lFling", LOOPBACK, 16)
     listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), always, log)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -124,7 +125,7 @@ def test_out_of_descriptors_the_listener_rests_and_logs_once(log: LimitedLog, ca
 
 def test_without_room_nothing_is_accepted(log: LimitedLog) -> None:
     reactor = Reactor()
-    accepted: list[SocketType] = []
+    accepted: list[TcpSocket] = []
     (sock,) = listen_on("--listen", LOOPBACK, 16)
     listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), lambda: len(accepted) < 2, log)
     programs = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(3)]
@@ -135,7 +136,9 @@ def test_without_room_nothing_is_accepted(log: LimitedLog) -> None:
     accepted.pop().close()
     while len(accepted) < 2:
         reactor.wake()
-    for each in (*programs, *accepted):
+    for program in programs:
+        program.close()
+    for each in accepted:
         each.close()
     listener.close()
     reactor.close()
@@ -191,26 +194,20 @@ def test_a_busy_port_names_flag_address_and_remedy() -> None:
             listen_on("--listen", address, 1)
 
 
-def test_accept_errors_of_single_connections_are_passed_over(log: LimitedLog) -> None:
+def test_accept_errors_of_single_connections_are_passed_over(log: LimitedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     reactor = Reactor()
     (sock,) = listen_on("--lFling", LOOPBACK, 16)
+    errors = [ConnectionAbortedError(errno.ECONNABORTED, "aborted")]
 
-    class Flaky:
+    def flaky(fd: int) -> tuple[TcpSocket, str]:
         """Fails once as if a connection had ended before it was accepted."""
+        if errors:
+            raise errors.pop()
+        return accept(fd)
 
-        def __init__(self) -> None:
-            self.errors = [ConnectionAbortedError(errno.ECONNABORTED, "aborted")]
-
-        def _accept(self) -> tuple[int, Any]:
-            if self.errors:
-                raise self.errors.pop()
-            return sock._accept()  # type: ignore[attr-defined, no-any-return]
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(sock, name)
-
-    accepted: list[SocketType] = []
-    listener = Listener(reactor, Flaky(), lambda each, _host, _now: accepted.append(each), always, log)  # type: ignore[arg-type]
+    monkeypatch.setattr(net, "accept", flaky)
+    accepted: list[TcpSocket] = []
+    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), always, log)
     with socket.create_connection(("127.0.0.1", listener.port)):
         reactor.wake()
     assert len(accepted) == 1

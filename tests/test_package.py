@@ -80,7 +80,7 @@ def test_wheel_holds_the_package_and_no_sources_of_the_core(tree: Path, wheel: P
     modules = {f"tcsplitter/{path.name}" for path in (tree / "tcsplitter").glob("*.py")}
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     compiled = {f"tcsplitter/{path.stem}{suffix}" for path in (tree / "tcsplitter").glob("*.pxd")}
-    assert names == modules | compiled | {"tcsplitter/_core.pyi", "tcsplitter/py.typed"}
+    assert names == modules | compiled | {"tcsplitter/_core.pyi", "tcsplitter/_tcp.pyi", "tcsplitter/py.typed"}
 
 
 def test_wheel_works_without_a_compiler(python: Path) -> None:

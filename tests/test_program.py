@@ -13,12 +13,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from queue import Queue
+from socket import SocketType
 from typing import Any
 
 import pytest
 from loopback import read_all, reset
 
 from tcsplitter import program, table
+from tcsplitter._tcp import TcpSocket
 from tcsplitter.client import ClientProgram, _Connect, run_connect
 from tcsplitter.errors import ConfigError
 from tcsplitter.keys import KEY_VARIABLE, generate_key
@@ -121,13 +123,18 @@ def test_all_four_kinds_of_socket_have_nodelay(tunnel: Tunnel) -> None:
             assert all(nodelay_flags(end))
 
 
+def nodelay(sock: SocketType | TcpSocket) -> int:
+    with socket.socket(fileno=os.dup(sock.fileno())) as known:
+        return known.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def nodelay_flags(end: Program) -> list[int]:
     """Of the sockets that an end has open."""
     found: Queue[list[int]] = Queue()
 
     def look(_now: float) -> None:
         socks = [each._sock for each in end.endpoints.open] + [each._sock for each in end.carriers.open]
-        found.put([sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in socks if sock and sock.fileno() >= 0])
+        found.put([nodelay(sock) for sock in socks if sock and sock.fileno() >= 0])
 
     end.reactor.call(look)
     return found.get(timeout=10)

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tcsplitter.net import listen_on
+from tcsplitter._tcp import start_connect
+from tcsplitter.net import Target, listen_on
 from tcsplitter.options import Address
-from tcsplitter.sockets import Target, start_connect
 from tcsplitter.tuning import Tuning
 
 pytestmark = [

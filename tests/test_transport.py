@@ -11,11 +11,11 @@ from loopback import CarrierHarness as Harness
 from loopback import crowd, fill, read_all, reset, socket_of
 
 from tcsplitter import transport
+from tcsplitter._tcp import MOST_RECEIVED
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.modes import Kind
 from tcsplitter.payload import LARGE, REUSED
 from tcsplitter.program import SHOT_OVERHEAD
-from tcsplitter.sockets import unacknowledged
 
 
 @pytest.fixture(params=[True, False], ids=["client", "server"])
@@ -205,7 +205,7 @@ def test_eof_is_reported_once_and_writing_goes_on(either: Harness) -> None:
 def test_one_wake_reads_a_bounded_amount_of_a_carrier(either: Harness) -> None:
     carrier, peer = either.connect()
     sent = fill(peer)
-    most = transport.RECV_ROUNDS * transport.RECV_SIZE
+    most = transport.RECV_ROUNDS * MOST_RECEIVED
     assert sent > most
     either.reactor.wake()
     assert 0 < len(either.end.received[carrier]) <= most
@@ -215,7 +215,7 @@ def test_one_wake_reads_a_bounded_amount_of_a_carrier(either: Harness) -> None:
 @pytest.mark.parametrize("payload", [LARGE, REUSED])
 def test_a_grown_payload_comes_in_one_read(payload: int) -> None:
     # What is left of a shot takes another read, and the whole is copied to put it together.
-    assert payload + SHOT_OVERHEAD < transport.RECV_SIZE
+    assert payload + SHOT_OVERHEAD < MOST_RECEIVED
 
 
 def test_a_carrier_that_the_protocol_closed_is_not_read_on(either: Harness) -> None:
@@ -223,7 +223,7 @@ def test_a_carrier_that_the_protocol_closed_is_not_read_on(either: Harness) -> N
     either.end.on_receive = lambda each: setattr(each, "closed", True)
     fill(peer)
     either.reactor.wake()
-    assert len(either.end.received[carrier]) <= transport.RECV_SIZE
+    assert len(either.end.received[carrier]) <= MOST_RECEIVED
 
 
 def test_a_reset_is_reported_as_lost(either: Harness) -> None:
@@ -345,7 +345,7 @@ def test_the_client_resets_what_the_other_kernel_has_taken(client: Harness) -> N
     carrier, peer = client.connect()
     client.do((Op.WRITE, carrier, b"shot"))
     assert peer.recv(100) == b"shot"
-    client.until(lambda: unacknowledged(carrier.io.fd) == 0)
+    client.until(lambda: socket_of(carrier).unacknowledged() == 0)
     client.do((Op.CLOSE, carrier))
     client.wakes(1)
     assert is_reset(peer)

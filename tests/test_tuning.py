@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import pytest
 
-from tcsplitter.net import listen_on
+from tcsplitter._tcp import start_connect
+from tcsplitter.endpoints import as_local
+from tcsplitter.net import Target, listen_on
 from tcsplitter.options import Address
-from tcsplitter.sockets import Target, start_connect
 from tcsplitter.tuning import FIRST_WINDOW, Tuning, unpaced
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ def both_sides(dialled: Tuning, accepted: Tuning, read: Callable[[SocketType], T
     """What `read` finds at both ends of a connection between carriers' sockets with these tunings, the dialled one first."""
     (listening,) = listen_on("--lFling", Address(host, 0), 16, accepted.listening)
     target: Target = (listening.family, listening.getsockname())
-    with listening, closing(start_connect(target, dialled.dialled)[0]) as near:
+    with listening, closing(as_local(start_connect(target, dialled.dialled)[0])) as near:
         assert select.select([listening], [], [], 10)[0]
         with listening.accept()[0] as far:
             return [read(near), read(far)]
@@ -62,7 +63,7 @@ def test_what_goes_to_a_program_on_this_machine_is_not_paced_from_its_first_byte
 
     for host in ("127.0.0.1", "127.1.2.3", "::1"):
         (listening,) = listen_on("--listen", Address(host, 0), 16, unpaced)
-        with listening, closing(start_connect((listening.family, listening.getsockname()), unpaced)[0]) as near:
+        with listening, closing(as_local(start_connect((listening.family, listening.getsockname()), unpaced)[0])) as near:
             assert select.select([listening], [], [], 10)[0]
             with listening.accept()[0] as far:
                 assert congestion_control(near) == congestion_control(far) == b"reno"

@@ -13,8 +13,8 @@ from udp_local import FakeFlow, Harness
 
 from tcsplitter import net, udp
 from tcsplitter._core import MAX_DATAGRAM
+from tcsplitter.net import Target
 from tcsplitter.options import Address
-from tcsplitter.sockets import Target
 from tcsplitter.udp import UdpCounters
 
 SIZES = st.one_of(st.integers(0, 3000), st.sampled_from((0, 1, 1472, MAX_DATAGRAM)))

@@ -1,0 +1,16 @@
+cdef class TcpSocket:
+    cdef readonly int fd, family
+
+    cdef void _close(self) noexcept
+    cdef int connect(self, tuple sockaddr) except -1
+    cpdef bytes recv(self)
+    cpdef Py_ssize_t send(self, data, bint more=?) except -1
+    cpdef setsockopt(self, int level, int name, value)
+    cpdef int error(self) except -1
+    cpdef int unacknowledged(self) except -1
+    cpdef int abort(self) except -1
+    cpdef int shutdown(self) except -1
+
+
+cpdef bint is_of_this_machine(str host)
+cpdef tuple start_connect(tuple target, prepare=?)
