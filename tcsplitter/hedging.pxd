@@ -1,6 +1,7 @@
 from tcsplitter.acks cimport ack_delay
 from tcsplitter.recovery cimport Recovery
 from tcsplitter.shots cimport SentShot
+from tcsplitter.stats cimport Counters
 
 cdef double AGAIN_SECONDS, AGAIN_SHARE, SMALL_SHARE, LARGE_PER_LATE, LEAST_LARGE_SHARE, MOST_LARGE_SHARE
 cdef long long SMALL_RATE, SMALL_BURST, LARGE_BURST, MOST_SPARE
@@ -17,7 +18,7 @@ cdef class Allowance:
 cdef class Hedger:
     cdef bint _auto, _parity, _on, _resend, _spare
     cdef Recovery _recovery
-    cdef object _counters
+    cdef Counters _counters
     cdef Allowance _small, _large
     cdef list _watched, _lagging
     cdef object _others, _overdue

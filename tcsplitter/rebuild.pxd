@@ -1,3 +1,6 @@
+from tcsplitter.stats cimport Counters
+
+
 cdef class _Stripe:
     cdef public long long count, length, size
     cdef public double ends_at
@@ -8,7 +11,8 @@ cdef class _Stripe:
 cdef class Rebuilder:
     cdef public bint keeping
     cdef public dict rebuilt
-    cdef object _counters, _has
+    cdef Counters _counters
+    cdef object _has
     cdef readonly object _kept_until
     cdef readonly dict _done, _kept, _ready, _stripes, _waits_for
     cdef readonly long long _kept_bytes, _stripe_bytes

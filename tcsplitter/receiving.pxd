@@ -9,6 +9,7 @@ from tcsplitter.recovery cimport Recovery
 from tcsplitter.sending cimport Sender
 from tcsplitter.shared cimport Shared
 from tcsplitter.shots cimport SentShot
+from tcsplitter.stats cimport Counters
 from tcsplitter.table cimport StreamTable
 
 
@@ -24,7 +25,8 @@ cdef class Receiver:
     cdef StreamTable _streams
     cdef Shared _shared
     cdef Sender _sender
-    cdef object _counters, _flows, _repair
+    cdef Counters _counters
+    cdef object _flows, _repair
     cdef ReplayWindow _replay
     cdef bint _payload_came, _takes_streams
     cdef dict _handlers

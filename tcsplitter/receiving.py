@@ -274,7 +274,7 @@ class Receiver:
         self._peer.payload_at = now
         if not carrier.brought:
             carrier.brought = True
-            counted = self._counters.kinds[carrier.kind]
+            counted = self._counters.of(carrier.kind)
             counted.received_on += 1
             counted.both_ways += carrier.carried
 

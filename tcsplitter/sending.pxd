@@ -11,6 +11,7 @@ from tcsplitter.recovery cimport Recovery
 from tcsplitter.routes cimport Routes
 from tcsplitter.shared cimport Shared
 from tcsplitter.shots cimport SentShot
+from tcsplitter.stats cimport Counters
 from tcsplitter.table cimport StreamTable
 
 cdef double FILL_TIMES, TAIL_JITTER, GREET_SECONDS
@@ -19,7 +20,8 @@ cdef long long TAIL_FROM, MAX_GONE
 
 cdef class Sender:
     cdef public long long next_number
-    cdef object _config, _counters
+    cdef object _config
+    cdef Counters _counters
     cdef ShotWriter _writer
     cdef Stripes _stripes
     cdef Tock _tock

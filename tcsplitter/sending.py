@@ -413,7 +413,7 @@ class Sender:
     def _note_payload(self, carrier: Carrier) -> None:
         """The first payload on a carrier."""
         carrier.carried = True
-        counted = self._counters.kinds[carrier.kind]
+        counted = self._counters.of(carrier.kind)
         counted.sent_on += 1
         counted.both_ways += carrier.brought
 

@@ -5,13 +5,15 @@ from tcsplitter.recovery cimport Recovery
 from tcsplitter.routes cimport Routes
 from tcsplitter.sending cimport Sender
 from tcsplitter.shared cimport Shared
+from tcsplitter.stats cimport Counters
 from tcsplitter.table cimport StreamTable
 
 cdef double STALL_RTTS, SUSPECT_RTTS, SUSPECT_SECONDS
 
 
 cdef class Session:
-    cdef public object closed, config, counters, flows, name, outbox
+    cdef public Counters counters
+    cdef public object closed, config, flows, name, outbox
     cdef public bytes id
     cdef public dict touched
     cdef public double beat_at, now, waiting_since

@@ -155,7 +155,8 @@ class Session:
     def _adopt(self, carrier: Carrier, idle_for: float) -> None:
         self.carriers.adopt(carrier, self, idle_for, self.now)
         self.counters.carriers += 1
-        self.counters.kinds[carrier.kind].dialled += 1
+        counted = self.counters.of(carrier.kind)
+        counted.dialled += 1
         if carrier.kind is RETRY and self.shared.scheduler.lost is None:
             self.shared.scheduler.lost = {}
 
@@ -241,7 +242,8 @@ class Session:
         """Nothing comes through it any more."""
         self.enter(now)
         self._touch()
-        self.counters.kinds[carrier.kind].timed_out += 1
+        counted = self.counters.of(carrier.kind)
+        counted.timed_out += 1
         self._repair.kill(carrier, now)
 
     def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None:
@@ -355,7 +357,7 @@ class Session:
         """Retire what was idle for too long, give up what does not answer."""
         self.recovery.forget_lost(self.now)
         for carrier in self.carriers.expired(self.now):
-            counted = self.counters.kinds[carrier.kind]
+            counted = self.counters.of(carrier.kind)
             retires_at = carrier.used_at + carrier.idle_for
             if carrier.rx_final or self.carriers.is_silent(carrier) or self._repair.outstanding(carrier):
                 counted.timed_out += 1

@@ -4,12 +4,14 @@ from tcsplitter.credit cimport ReceiveWindow, SendWindow
 from tcsplitter.pace cimport Beats, Tock
 from tcsplitter.payload cimport PayloadSize
 from tcsplitter.scheduler cimport Scheduler
+from tcsplitter.stats cimport Counters
 
 cdef long long UNSENT_PAYLOADS, LEAST_PAYLOADS, SHORT_TIMES
 
 
 cdef class Shared:
-    cdef public object counters, handling, touch
+    cdef public Counters counters
+    cdef public object handling, touch
     cdef public Beats beats
     cdef public Tock tock
     cdef public dict news

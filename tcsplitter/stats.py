@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from tcsplitter.modes import Kind
 
 
-@dataclass(slots=True)
+@dataclass
 class KindCounters:
     """What became of the carriers of one kind."""
 
@@ -26,7 +26,11 @@ class KindCounters:
     """Carriers closed because nothing needed them for too long."""
 
 
-@dataclass(slots=True)
+def _of_each_kind() -> dict[Kind, KindCounters]:
+    return {kind: KindCounters() for kind in Kind}
+
+
+@dataclass
 class Counters:
     """What a session has done so far."""
 
@@ -72,7 +76,11 @@ class Counters:
     """Datagrams that arrived after their deadline."""
     datagrams_lost: int = 0
     """Datagrams of which only a part arrived."""
-    kinds: dict[Kind, KindCounters] = field(default_factory=lambda: {kind: KindCounters() for kind in Kind})
+    kinds: dict[Kind, KindCounters] = field(default_factory=_of_each_kind)
+
+    def of(self, kind: Kind) -> KindCounters:
+        """Those of one kind of carriers."""
+        return self.kinds[kind]
 
     def as_dict(self) -> dict[str, int]:
         """All of them by name; those of a kind of carriers have its name in front, if there were any."""
