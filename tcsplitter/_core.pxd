@@ -23,6 +23,7 @@ cdef class _Run:
 
 cdef class SendBuffer:
     cdef _Run _unsent
+    cdef readonly int64_t offset
 
     cpdef write(self, bytes data)
     cpdef object take(self, Py_ssize_t limit)
@@ -53,7 +54,7 @@ cdef class ShotWriter:
 
 cdef class ShotReader:
     cdef bytes _partial
-    cdef Py_ssize_t _have
+    cdef readonly Py_ssize_t pending
     cdef bint _expect_hello
     cdef bint _ended
     cdef bint _failed
@@ -122,7 +123,11 @@ cdef class RecvBuffer:
     cdef readonly Py_ssize_t held
     cdef readonly int64_t highest
     cdef readonly int64_t final_size
+    cdef readonly Py_ssize_t readable, pieces
+    cdef readonly int64_t read_offset
+    cdef readonly bint at_end
 
+    cdef void _state(self) noexcept
     cpdef Py_ssize_t insert(self, int64_t offset, data, bint fin) except -1
     cpdef list peek(self, Py_ssize_t limit=?)
     cpdef consume(self, Py_ssize_t count)

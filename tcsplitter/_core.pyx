@@ -222,18 +222,15 @@ cdef class SendBuffer:
         cdef object taken = views[0] if len(views) == 1 and len(views[0]) > _JOIN_SIZE else b"".join(views)
         if views:
             self._unsent.drop(len(taken))
+            self.offset = self._unsent.start
         return taken
 
     def clear(self):
         """Drop all; return how many bytes."""
         cdef Py_ssize_t count = self._unsent.size
         self._unsent.drop(count)
+        self.offset = self._unsent.start
         return count
-
-    @property
-    def offset(self):
-        """Stream offset of the next byte to be taken."""
-        return self._unsent.start
 
     def __len__(self):
         return self._unsent.size
@@ -497,7 +494,7 @@ include "_fec.pxi"
 
 
 # --- ShotReader -----------------------------------------------------------------------------------------------------------
-# What: cuts what a carrier brings into sealed shots (PROTOCOL.md sections 3 and 4). Invariant: the first `_have` bytes of
+# What: cuts what a carrier brings into sealed shots (PROTOCOL.md sections 3 and 4). Invariant: the first `pending` bytes of
 # `_partial` are the start of one shot whose header, once it is there, was checked; nobody else sees that object before it is the
 # whole shot. Nothing is kept of a refused one. Bound: one shot, and twice what came of it. Cost: none for a read that is exactly
 # one shot, otherwise one copy of each byte, two at the most where a shot came in pieces.
@@ -522,16 +519,11 @@ cdef class ShotReader:
             self._forget()
             raise
 
-    @property
-    def pending(self):
-        """Bytes kept of a shot that is not whole."""
-        return self._have
-
     cdef list _cut(self, bytes data, Py_ssize_t at):
         cdef list records = []
         cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(data)
         cdef Py_ssize_t end = len(data), size
-        if self._have:
+        if self.pending:
             at += self._complete(base + at, end - at, records)
         while at < end:
             if self._ended:
@@ -548,15 +540,15 @@ cdef class ShotReader:
         """Add to the partial shot; return how many bytes it took."""
         cdef Py_ssize_t used = 0, size
         cdef bytes shot
-        if self._have < HEADER_SIZE:
-            used = min(HEADER_SIZE - self._have, count)
+        if self.pending < HEADER_SIZE:
+            used = min(HEADER_SIZE - self.pending, count)
             self._keep(data, used, HEADER_SIZE)
-            if self._have < HEADER_SIZE:
+            if self.pending < HEADER_SIZE:
                 return used
         size = _shot_size(<const uint8_t*> PyBytes_AS_STRING(self._partial), self._expect_hello)
-        count = min(size - self._have, count - used)
+        count = min(size - self.pending, count - used)
         self._keep(data + used, count, size)
-        if self._have == size:
+        if self.pending == size:
             shot = self._partial
             self._forget()
             records.append(self._record(shot))
@@ -565,17 +557,17 @@ cdef class ShotReader:
     cdef int _keep(self, const unsigned char* data, Py_ssize_t count, Py_ssize_t size) except -1:
         """Add to the partial shot, of which `size` bytes are to come as far as that is known."""
         cdef bytes wider
-        if self._have + count > len(self._partial):
-            wider = PyBytes_FromStringAndSize(NULL, min(size, 2 * (self._have + count)))
-            memcpy(PyBytes_AS_STRING(wider), PyBytes_AS_STRING(self._partial), self._have)
+        if self.pending + count > len(self._partial):
+            wider = PyBytes_FromStringAndSize(NULL, min(size, 2 * (self.pending + count)))
+            memcpy(PyBytes_AS_STRING(wider), PyBytes_AS_STRING(self._partial), self.pending)
             self._partial = wider
-        memcpy(PyBytes_AS_STRING(self._partial) + self._have, data, count)
-        self._have += count
+        memcpy(PyBytes_AS_STRING(self._partial) + self.pending, data, count)
+        self.pending += count
         return 0
 
     cdef void _forget(self) noexcept:
         self._partial = b""
-        self._have = 0
+        self.pending = 0
 
     cdef tuple _record(self, bytes shot):
         cdef const uint8_t* header = <const uint8_t*> PyBytes_AS_STRING(shot)
@@ -884,19 +876,26 @@ cdef class RecvBuffer:
         contradicting final size."""
         cdef object piece = _plain(data)
         cdef int64_t next_offset = self._ready.start + self._ready.size, end = offset + len(piece)
-        cdef Py_ssize_t readable = self._ready.size
+        cdef Py_ssize_t readable = self.readable
         if offset < 0:
             raise ValueError(f"stream offset {offset}")
         self._check_size(end, fin)
         self.highest = max(self.highest, end)
-        if end <= next_offset:
-            return 0
-        if offset == next_offset and not self._waiting:
-            self._ready.append(_kept(piece))
-            self.held += len(piece)
-        else:
-            self._fill(piece, offset, end)
-        return self._ready.size - readable
+        if end > next_offset:
+            if offset == next_offset and not self._waiting:
+                self._ready.append(_kept(piece))
+                self.held += len(piece)
+            else:
+                self._fill(piece, offset, end)
+        self._state()
+        return self.readable - readable
+
+    cdef void _state(self) noexcept:
+        """Something has changed: state what follows for those who ask often."""
+        self.readable = self._ready.size
+        self.read_offset = self._ready.start
+        self.pieces = len(self._waiting)
+        self.at_end = self.read_offset == self.final_size
 
     cdef int _check_size(self, int64_t end, bint fin) except -1:
         if self.final_size >= 0 and (end > self.final_size or fin and end != self.final_size):
@@ -965,22 +964,24 @@ cdef class RecvBuffer:
 
     cpdef consume(self, Py_ssize_t count):
         """Forget the next `count` readable bytes; ValueError if there are fewer."""
-        if not 0 <= count <= self._ready.size:
-            raise ValueError(f"{count} bytes to consume, {self._ready.size} readable")
+        if not 0 <= count <= self.readable:
+            raise ValueError(f"{count} bytes to consume, {self.readable} readable")
         self._ready.drop(count)
         self.held -= count
+        self._state()
 
     def skip(self):
         """Go past the gap that the reader stands at: to the first waiting piece, or to the final size if it is known and nothing
         waits. Returns how many bytes that were; 0 if there is no gap, or readable bytes are left."""
-        cdef int64_t start = self._ready.start
-        if self._ready.size:
+        cdef int64_t start = self.read_offset
+        if self.readable:
             return 0
         if self._waiting:
             self._ready = self._waiting.pop(0)
         elif self.final_size >= 0:
             self._ready.start = self.final_size
-        return self._ready.start - start
+        self._state()
+        return self.read_offset - start
 
     def clear(self):
         """Drop all that is held; return how many bytes were held. Readable bytes count as consumed."""
@@ -988,27 +989,8 @@ cdef class RecvBuffer:
         self._ready.drop(self._ready.size)
         self._waiting.clear()
         self.held = 0
+        self._state()
         return count
-
-    @property
-    def readable(self):
-        """Bytes that are in order and not consumed."""
-        return self._ready.size
-
-    @property
-    def read_offset(self):
-        """Bytes consumed or skipped so far."""
-        return self._ready.start
-
-    @property
-    def pieces(self):
-        """Separate pieces that wait for a gap to be filled."""
-        return len(self._waiting)
-
-    @property
-    def at_end(self):
-        """Everything up to the final size was consumed or skipped."""
-        return self._ready.start == self.final_size
 
 
 cdef object _plain(object data):

@@ -221,7 +221,7 @@ class ClientEnd:
         if attempt is not None:
             attempt.connected = True
             self.outbox.actions.append((Op.WRITE, carrier, attempt.initiator.message))
-        elif self.session.keys.can_seal:
+        elif self.session.keys.can_seal():
             self.session.hello(carrier, self._dialling.idle_for(carrier), now)
         else:
             self._waiting[carrier] = None

@@ -19,7 +19,7 @@ cdef class Congestion:
     cdef public double rate, min_rtt, rtt, queue, jitter, opens_at, began_at
     cdef public long long rounds
     cdef double _gain, _pace
-    cdef public bint _startup
+    cdef public bint starting
     cdef bint _is_first, _untried
     cdef long long _proved
     cdef double _min_rtt_before, _min_rtt_now, _min_rtt_since, _round_at, _round_rtt, _round_rate

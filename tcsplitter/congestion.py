@@ -112,7 +112,8 @@ class Congestion:
         self._gain = STARTUP_GAIN
         self._pace = inf
         """Bytes per second; none before a rate is known."""
-        self._startup = True
+        self.starting = True
+        """The rate is being looked for."""
         self._is_first = True
         """Nothing is known that speaks against what may be tried at first."""
         self._proved = 0
@@ -174,7 +175,7 @@ class Congestion:
             step = min(abs(seconds - self._last_rtt), 2 * self.jitter + JITTER_SECONDS)
             self.jitter += JITTER_NEWS * (step - self.jitter)
             self._last_rtt = seconds
-        if self._startup:
+        if self.starting:
             self._count_long(seconds - self.rtt, not size)
 
     def _count_long(self, queue: float, dialled: bool) -> None:
@@ -242,7 +243,7 @@ class Congestion:
         else:
             if self.is_short():
                 return self._share * (SHORT_GAIN * self.rate * (self.rtt + SLACK) + 2 * self.size.bytes)
-            gain = STARTUP_WINDOW if self._startup else CONTEST_GAIN if self._contest else CRUISE_GAIN
+            gain = STARTUP_WINDOW if self.starting else CONTEST_GAIN if self._contest else CRUISE_GAIN
             held_up = min(self.queue, self.rtt) if self._contest else 0.0
             bound = gain * self.rate * (self.flight() + held_up + JITTER_WINDOW * self.jitter + SLACK) + 2 * self.size.bytes
             if self._is_first:
@@ -265,11 +266,6 @@ class Congestion:
     def is_short(self) -> bool:
         """The line has so small an RTT that it is not paced."""
         return self.rtt <= PACED_RTT
-
-    @property
-    def starting(self) -> bool:
-        """The rate is being looked for."""
-        return self._startup
 
     def _set_pace(self, now: float) -> None:
         """Follow rate and gain, with what is to be waited for at the old pace, too."""
@@ -299,7 +295,7 @@ class Congestion:
         if self.overrun.judge(self._round_rtt / self.rtt - 1.0, now):
             self.rate = self._round_rate = min(self.rate, self.overrun.limit)
             self._untried = False
-            if self._startup:
+            if self.starting:
                 self._end_startup()
 
     def _end_round(self, limited: bool, now: float) -> None:
@@ -308,9 +304,9 @@ class Congestion:
         self._round_rtt = inf
         self._round_at = now + max(self.rtt + min(self.queue, self.rtt), ROUND_SECONDS)
         self.rounds += 1
-        if self._startup:
+        if self.starting:
             self._look_for_end(limited)
-        if not (self._startup or self.is_short()):
+        if not (self.starting or self.is_short()):
             shot = self.size.bytes / self.rate if self.rate else 0.0
             excess = self.queue - max(QUEUE_SHARE * self.rtt, QUEUE_SECONDS, shot, QUEUE_JITTER * self.jitter)
             self._bound_rate(excess > 0, now)
@@ -331,7 +327,7 @@ class Congestion:
             self._ceiling = min(self._ceiling, PROBE_GAIN * self.rate)
             self.overrun.limit = inf
             self._untried = True
-            if self._startup:
+            if self.starting:
                 self._end_startup()
 
     def _bound_rate(self, stands: bool, now: float) -> None:
@@ -354,7 +350,7 @@ class Congestion:
             self._end_startup()
 
     def _end_startup(self) -> None:
-        self._startup = self._is_first = False
+        self.starting = self._is_first = False
         self._round_rate = self._rate_before = self.rate
         self._probe_in = TRIED_ROUNDS
         self._gain = LEAST_GAIN
@@ -398,7 +394,7 @@ class Congestion:
 
     def _search(self) -> None:
         """The line carries far more than was known: look for its rate as at the start."""
-        self._startup = True
+        self.starting = True
         self._gain = STARTUP_GAIN
         self._found = self._flat_rounds = self._long_samples = 0
         self._ceiling = self.overrun.limit = inf

@@ -1,4 +1,6 @@
 from tcsplitter.congestion cimport Congestion
+from tcsplitter.credit cimport SendWindow
+from tcsplitter.table cimport StreamTable
 
 cdef double CLIENT_TURNS, SERVER_TURNS, TURN_SECONDS, LEAST_AHEAD, MOST_AHEAD, RAISE, FALL, OPENING_RTTS
 cdef long long STARTUP_AHEAD, OPENING_BYTES, MAX_OPENING
@@ -9,7 +11,8 @@ cdef class Demand:
     cdef long long _fresh
     cdef double _turns
     cdef Congestion _congestion
-    cdef object _streams, _sending
+    cdef StreamTable _streams
+    cdef SendWindow _sending
     cdef long long _opened
     cdef double _opened_at, _ahead
     cdef bint _starved

@@ -94,7 +94,7 @@ class Hedger:
         """Carriers that the twins of so many small shots may need at any time; while there is only doubt, those of one, which an
         idle end keeps for ever."""
         lateness = self._recovery.lateness
-        if self._auto or not lateness.is_clean:
+        if self._auto or not lateness.is_clean():
             return lateness.twins() * (shots if self.at_once() else int(self._on))
         return lateness.twins() if self.at_once() else 0
 
@@ -102,7 +102,7 @@ class Hedger:
         """Whether small shots have twins from the start: on a line that may make shots late."""
         if self._parity or not (self._on and self._resend):
             return self._auto
-        return self._auto or not (self._recovery.lateness.seems_clean or self._recovery.congestion.is_short())
+        return self._auto or not (self._recovery.lateness.seems_clean() or self._recovery.congestion.is_short())
 
     def watch(self, shot: SentShot) -> None:
         """A small shot of streams that are not busy was sent."""

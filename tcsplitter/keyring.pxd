@@ -12,6 +12,7 @@ cdef class Keyring:
     cdef bint _client
     cdef dict _epochs
 
+    cpdef bint can_seal(self)
     cpdef Epoch get(self, number)
     cpdef opened(self, Epoch epoch, long long size, double now)
     cdef _switch_to(self, Epoch epoch, double now)

@@ -57,7 +57,6 @@ class Keyring:
     def get(self, number: int) -> Epoch | None:
         return self._epochs.get(number)
 
-    @property
     def can_seal(self) -> bool:
         return self.sealing is not None and self.sealing.sealed < MAX_EPOCH_SHOTS
 

@@ -20,4 +20,7 @@ cdef class Lateness:
     cpdef double in_time(self, double rtt, double ack_delay)
     cpdef double overdue_after(self, double rtt, double ack_delay)
     cpdef count(self, bint late)
+    cpdef bint seems_clean(self)
+    cpdef bint is_clean(self)
+    cpdef bint needs_parity(self)
     cpdef int twins(self)

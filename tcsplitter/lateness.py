@@ -123,24 +123,21 @@ class Lateness:
             twins += 1
         return twins
 
-    @property
     def seems_clean(self) -> bool:
         """Hardly any shot is late, and enough were counted to say so."""
         return self.share + self.doubt < CLEAN_SHARE
 
-    @property
     def is_clean(self) -> bool:
         """Hardly any shot is late."""
         return self.share < CLEAN_SHARE
 
-    @property
     def needs_parity(self) -> bool:
         """The line makes shots late, not a queue."""
-        return not (self.is_clean or self.queueing)
+        return not (self.is_clean() or self.queueing)
 
     def parity(self, data: int) -> int:
         """Parity shots that a stripe of so many data shots needs, so that few have more late ones; at most as many, or two."""
-        if not self.needs_parity:
+        if not self.needs_parity():
             return 0
         parity, most = 0, max(data, 2)
         while parity < most and _more_than(parity, data + parity, self.share) > FAILED_STRIPES:

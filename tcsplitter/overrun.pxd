@@ -1,3 +1,5 @@
+cimport cython
+
 from tcsplitter.shots cimport SentShot
 
 cdef double IN_TIME, SLACK, JITTER, LONG_QUEUE, LEAST_SHARE, DEVIATIONS, STRAYS, FADES, STUBBORN_SHARE, EASE
@@ -19,7 +21,9 @@ cdef class Overrun:
     cdef int _reductions
 
     cpdef begin_round(self, double rate, bint tries, double rtt, double queue, double jitter, double now)
+    @cython.locals(latest=Round)
     cpdef on_sent(self, SentShot shot)
+    @cython.locals(sent_in=Round)
     cpdef on_delivered(self, SentShot shot, double now)
     cpdef bint judge(self, double queue_share, double now)
     cdef bint _judge(self, Round done, double now)

@@ -109,7 +109,8 @@ class Overrun:
         age = now - shot.sent_at
         self._quickest = min(self._quickest, age)
         if shot.round >= self._judged and age <= self._in_time:
-            self._rounds[shot.round - self._judged].in_time += 1
+            sent_in = self._rounds[shot.round - self._judged]
+            sent_in.in_time += 1
 
     def judge(self, queue_share: float, now: float) -> bool:
         """Judge the rounds whose time has come: whether one has overrun the line. `queue_share`: that of this round by now."""

@@ -46,6 +46,7 @@ cdef class Receiver:
     cdef bint _has_room(self, list frames)
     @cython.locals(frame=tuple)
     cdef bint _act_on(self, list frames)
+    @cython.locals(shot=SentShot, carrier=Carrier)
     cdef _on_ack(self, long long answered, long long delay_us, list ranges, list rebuilt)
     cdef _on_stream(self, long long stream_id, long long offset, data, bint fin)
     cdef _settle(self, SentShot shot)

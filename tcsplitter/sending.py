@@ -91,7 +91,7 @@ class Sender:
     @property
     def has_work(self) -> bool:
         """Something is under way or waits to be sent."""
-        return bool(self._recovery.sent or self._streams.has_control or self._shared.scheduler)
+        return bool(self._recovery.sent or self._streams.has_control() or self._shared.scheduler)
 
     def want(self) -> int:
         """Idle carriers that this end wishes to find."""
@@ -111,7 +111,7 @@ class Sender:
         self._recovery.note_late(now)
         self._hedger.run(now, spare=not self._shared.scheduler)
         self._tock.run(now)
-        if self._streams.has_control and (carrier := self._routes.sync(now)) is not None:
+        if self._streams.has_control() and (carrier := self._routes.sync(now)) is not None:
             self._send_data(carrier, payload=False)
         self._send_lost()
         self._send_twins()
@@ -202,7 +202,7 @@ class Sender:
         """Send one shot of what waits; False if there is nothing that may go, or no carrier for it."""
         scheduler, now = self._shared.scheduler, self._shared.now
         sparse = bool(scheduler.sparse) and now >= self._cap.sparse_at and self._recovery.chunks_left() > 0
-        control = self._streams.has_control
+        control = self._streams.has_control()
         carrier = None
         if sparse or (scheduler.bulk and self._recovery.may_send(now)):
             carrier = self._routes.payload(sparse or control, now)
@@ -316,7 +316,7 @@ class Sender:
         """Whether there is parity for what is sent now: where the line decides, none when it was full in the last RTT."""
         if not self._stripes.auto:
             return self._stripes.used
-        return self._recovery.lateness.needs_parity and self._shared.now >= self._full_at + self._recovery.congestion.rtt
+        return self._recovery.lateness.needs_parity() and self._shared.now >= self._full_at + self._recovery.congestion.rtt
 
     def _hedge(self, shot: SentShot) -> bool:
         """A small shot of streams that are not busy has left: whether it got twins at once."""
@@ -354,7 +354,7 @@ class Sender:
 
     def _write_control(self, carrier: Carrier) -> list[ControlFrame]:
         """Control frames wait for a sync carrier where there is one that answers."""
-        if not self._streams.has_control or (carrier.kind is not SYNC and self._routes.sync(self._shared.now) is not None):
+        if not self._streams.has_control() or (carrier.kind is not SYNC and self._routes.sync(self._shared.now) is not None):
             return []
         return self._streams.write_control(self._writer)
 
@@ -406,7 +406,7 @@ class Sender:
         each other it would only make the kernel take more of them for lost.
         """
         line = self._recovery.congestion
-        if size < TAIL_FROM or line.is_short() or self._recovery.lateness.is_clean:
+        if size < TAIL_FROM or line.is_short() or self._recovery.lateness.is_clean():
             return False
         return line.jitter < TAIL_JITTER * line.rtt
 
@@ -488,7 +488,7 @@ class Sender:
 
     def close(self, code: int, reason: str) -> None:
         """Tell the other end that the session ends, if there is a carrier to do it on."""
-        if self._keys.can_seal and (carrier := self._routes.control(self._shared.now)) is not None:
+        if self._keys.can_seal() and (carrier := self._routes.control(self._shared.now)) is not None:
             self._greet_alone(carrier)
             self._writer.begin(0, 0)
             self._writer.close(code, reason)

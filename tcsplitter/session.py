@@ -331,7 +331,7 @@ class Session:
             self.flows.run(now)
         if now >= self._receiver.rebuilder.deadline():
             self._receiver.rebuilder.run(now)
-        if self.keys.can_seal and not self.closed:
+        if self.keys.can_seal() and not self.closed:
             self._sender.flush()
         self._sender.greet()
         self._at_rest = not self.has_work
@@ -342,7 +342,7 @@ class Session:
         by = min(by, self.shared.beats.deadline(), self._receiver.rebuilder.deadline())
         if self._datagrams:
             by = min(by, self.flows.deadline())
-        return min(by, self._sender.deadline()) if self.keys.can_seal else by
+        return min(by, self._sender.deadline()) if self.keys.can_seal() else by
 
     def _rebuild(self) -> None:
         for number, sealed in self._receiver.rebuilder.take_ready():
@@ -365,7 +365,7 @@ class Session:
                 self._repair.kill(carrier, self.now)
             elif self.now < retires_at:
                 self.carriers.expire(carrier, retires_at)
-            elif self.config.client and self.keys.can_seal:
+            elif self.config.client and self.keys.can_seal():
                 counted.replaced += 1
                 self._sender.retire(carrier)
             else:

@@ -17,6 +17,7 @@ cdef class StreamTable:
     cpdef forget_if_done(self, Stream stream)
     cdef bint _opened_here(self, long long stream_id)
     cpdef queue_control(self, kind, subject=?)
+    cpdef bint has_control(self)
     cpdef list write_control(self, ShotWriter writer)
     cpdef count_received(self, long long fresh, long long pieces)
     cpdef return_credit(self, long long count)

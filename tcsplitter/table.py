@@ -121,7 +121,6 @@ class StreamTable:
         self.shared.touch()
         self._control[(kind, subject)] = None
 
-    @property
     def has_control(self) -> bool:
         """Control frames wait."""
         return bool(self._control)

@@ -25,6 +25,7 @@ cdef class _Route:
 
     cpdef dial(self, CarrierSocket conn, double now)
     cpdef reached(self, target, double now)
+    cdef _current(self)
     cpdef _connect(self, CarrierSocket conn, double now)
 
 

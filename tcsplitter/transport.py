@@ -102,12 +102,12 @@ class _Route:
 
     def reached(self, target: Target | None, now: float) -> None:
         """The target took a connection."""
-        if target == self._target:
+        if target == self._current():
             self._reached_at = now
 
     def failed(self, target: Target | None) -> None:
         """The target did not: the next one is dialled from here on, and the name is looked up again."""
-        if target == self._target:
+        if target == self._current():
             self._turn += 1
             self._reached_at = -inf
         self._resolver.refresh()
@@ -117,13 +117,12 @@ class _Route:
         if self._reached_at < dialled_at <= self._reactor.now - SILENCE:
             self.failed(target)
 
-    @property
-    def _target(self) -> Target | None:
+    def _current(self) -> Target | None:
         targets = self._resolver.targets
         return targets[self._turn % len(targets)] if targets else None
 
     def _connect(self, conn: "CarrierSocket", now: float) -> None:
-        target = self._target
+        target = self._current()
         if conn.closed:
             return
         if target is None:

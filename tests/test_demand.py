@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from account import SIZE
 from hypothesis import given
 from hypothesis import strategies as st
+from stream_ends import End
 
 from tcsplitter.congestion import RATE_SECONDS, Congestion
 from tcsplitter.demand import (
@@ -33,16 +32,16 @@ class Rig:
     def __init__(self, client: bool = True, size: int = SIZE) -> None:
         self.line = Congestion(PayloadSize(size))
         self.line.sample_rtt(RTT, 0, 0.0)
-        self.sending = SimpleNamespace(unsent=0, lost_chunks=0)
-        self.streams = SimpleNamespace(opened=0, shared=SimpleNamespace(sending=self.sending))
-        self.demand = Demand(client, self.line, self.streams)  # type: ignore[arg-type]
+        self.streams = End(client).table
+        self.sending = self.streams.shared.sending
+        self.demand = Demand(client, self.line, self.streams)
 
     def wish(self, in_flight: int = 0, now: float = 0.0) -> int:
         return self.demand.payloads(in_flight, now)
 
     def cruise(self, rate: float) -> None:
         """The rate is found."""
-        self.line._startup = False
+        self.line.starting = False
         self.line.rate = rate
 
     def round(self, starved: bool) -> None:
@@ -197,7 +196,7 @@ def test_a_wish_is_never_negative_and_grows_with_what_waits(
 ) -> None:
     rig = Rig(client, size)
     rig.line.rate = rate
-    rig.line._startup = starting
+    rig.line.starting = starting
     wishes = []
     for more in (0, unsent):
         rig.sending.unsent, rig.sending.lost_chunks = more, lost

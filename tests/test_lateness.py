@@ -157,16 +157,16 @@ def test_a_new_line_is_in_doubt_until_enough_was_seen_of_it() -> None:
     """In doubt means twins, not parity: what is not needed of those costs little."""
     lateness = Lateness(RTT)
     assert lateness.doubt == FIRST_DOUBT
-    assert lateness.is_clean
-    assert not lateness.seems_clean
+    assert lateness.is_clean()
+    assert not lateness.seems_clean()
     assert lateness.twins() > 1
     assert lateness.parity(10) == 0
     for _ in range(SHARE_SAMPLES):
-        assert not lateness.seems_clean
+        assert not lateness.seems_clean()
         lateness.count(False)
     for _ in range(2 * SHARE_SAMPLES):
         lateness.count(False)
-    assert lateness.seems_clean
+    assert lateness.seems_clean()
     assert lateness.twins() == 1
 
 

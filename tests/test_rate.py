@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import inf
-from types import SimpleNamespace
 
 import pytest
 from account import shot
 from hypothesis import given
 from hypothesis import strategies as st
 from session_pair import CLIENT, RTT, Pair, Sent, acks, data_shots, parity_shots
+from stream_ends import End
 
 from tcsplitter.cap import (
     AHEAD_SECONDS,
@@ -303,10 +303,10 @@ def test_no_more_carriers_are_wished_for_than_the_cap_can_use(rate: float, rtt: 
     for cap in (0.0, rate):
         line = Congestion(PayloadSize(SIZE), cap)
         line.sample_rtt(rtt, 0, 0.0)
-        line.rate, line._startup = 1e9, starting
-        sending = SimpleNamespace(unsent=unsent, lost_chunks=0)
-        streams = SimpleNamespace(opened=0, shared=SimpleNamespace(sending=sending))
-        wishes[cap] = Demand(True, line, streams).payloads(0, 0.0)  # type: ignore[arg-type]
+        line.rate, line.starting = 1e9, starting
+        streams = End(client=True).table
+        streams.shared.sending.unsent = unsent
+        wishes[cap] = Demand(True, line, streams).payloads(0, 0.0)
     most = (burst(rate, SIZE) + rate * MOST_AHEAD * (CLIENT_TURNS * rtt + TURN_SECONDS)) / SIZE
     assert wishes[rate] == pytest.approx(min(wishes[0.0], int(most)), abs=1)  # for rounding
 
@@ -331,7 +331,7 @@ def test_who_is_polite_goes_on_yielding_to_others(polite: bool) -> None:
     """Others fill the queue for good: who contends takes back what was held back, who is polite does not."""
     line = Congestion(PayloadSize(SIZE), polite=polite)
     line.sample_rtt(RTT, 0, 0.0)
-    line.rate, line._startup = 1e6, False
+    line.rate, line.starting = 1e6, False
     contests = 0
     for number in range(400):
         now = number * RTT
