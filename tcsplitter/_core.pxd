@@ -59,12 +59,12 @@ cdef class ShotReader:
     cdef bint _ended
     cdef bint _failed
 
-    cpdef list feed(self, bytes data, Py_ssize_t skip=?)
-    cdef list _cut(self, bytes data, Py_ssize_t at)
+    cpdef list feed(self, data, Py_ssize_t skip=?)
+    cdef list _cut(self, object data, const Py_buffer* view, Py_ssize_t at)
     cdef Py_ssize_t _complete(self, const unsigned char* data, Py_ssize_t count, list records) except -1
     cdef int _keep(self, const unsigned char* data, Py_ssize_t count, Py_ssize_t size) except -1
     cdef void _forget(self) noexcept
-    cdef tuple _record(self, bytes shot)
+    cdef tuple _record(self, const uint8_t* header, object shot)
 
 
 cdef class ReplayWindow:
@@ -76,7 +76,7 @@ cdef class ReplayWindow:
     cdef void _advance(self, uint64_t number) noexcept
 
 
-cpdef tuple open_frames(aead, bytes record)
+cpdef tuple open_frames(aead, record)
 
 
 cdef class RangeSet:

@@ -56,7 +56,7 @@ SEEN: Final[int]
 OLD: Final[int]
 
 Ranges = list[tuple[int, int]]  # (low, high), inclusive; the highest range first
-Record = tuple[int, int, int, bytes]  # flags, epoch, number, the whole sealed shot
+Record = tuple[int, int, int, bytes | memoryview]  # flags, epoch, number, the whole sealed shot
 _Block = TypeVar("_Block", bound=Buffer)
 
 @final
@@ -70,9 +70,9 @@ class ShotReader:
     """
 
     def __init__(self, expect_hello: bool = False) -> None: ...
-    def feed(self, data: bytes, skip: int = 0) -> list[Record]:
-        """Take what was read, but for its first `skip` bytes; return the shots that are now whole. A single whole shot is
-        returned without a copy."""
+    def feed(self, data: bytes | memoryview, skip: int = 0) -> list[Record]:
+        """Take what was read, but for its first `skip` bytes; return the shots that are now whole. Those that came in
+        pieces are bytes; of the others there are no copies if `data` is a view: they are views of the same."""
     @property
     def pending(self) -> int:
         """Bytes kept of a shot that is not whole."""
@@ -122,7 +122,7 @@ class ShotWriter:
         """Seal the body: the shot as it goes on the wire, behind what goes `before` it, which is not sealed. The body is gone
         after that. `flags` is 0 or FINAL."""
 
-def open_frames(aead: Aead, record: bytes) -> tuple[int, int, list[tuple[Any, ...]]]:
+def open_frames(aead: Aead, record: bytes | memoryview) -> tuple[int, int, list[tuple[Any, ...]]]:
     """Open a shot and take its body apart: want, held, and frames as
 
     (PING,) · (ACK, answered, delay_us, ranges, rebuilt) · (CREDIT, total) · (STREAM_CREDIT, id, limit, read) ·
@@ -136,7 +136,7 @@ def open_frames(aead: Aead, record: bytes) -> tuple[int, int, list[tuple[Any, ..
     has a header that ShotReader would refuse. An ack of a number never sent is the caller's to find.
     """
 
-def open_parity(aead: Aead, record: bytes) -> tuple[int, int, int, int, list[int], memoryview]:
+def open_parity(aead: Aead, record: bytes | memoryview) -> tuple[int, int, int, int, list[int], memoryview]:
     """Open a parity shot: want, held, the block's index, how many parity blocks there are, the numbers of the shots that it
     covers (rising), and the block.
 

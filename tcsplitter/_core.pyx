@@ -496,8 +496,8 @@ include "_fec.pxi"
 # --- ShotReader -----------------------------------------------------------------------------------------------------------
 # What: cuts what a carrier brings into sealed shots (PROTOCOL.md sections 3 and 4). Invariant: the first `pending` bytes of
 # `_partial` are the start of one shot whose header, once it is there, was checked; nobody else sees that object before it is the
-# whole shot. Nothing is kept of a refused one. Bound: one shot, and twice what came of it. Cost: none for a read that is exactly
-# one shot, otherwise one copy of each byte, two at the most where a shot came in pieces.
+# whole shot. Nothing is kept of a refused one. Bound: one shot, and twice what came of it. Cost: none for whole shots of a view,
+# or where bytes are exactly one; otherwise one copy of each byte, two at the most where a shot came in pieces.
 
 @cython.final
 cdef class ShotReader:
@@ -507,22 +507,27 @@ cdef class ShotReader:
         self._partial = b""
         self._expect_hello = expect_hello
 
-    cpdef list feed(self, bytes data, Py_ssize_t skip=0):
+    cpdef list feed(self, data, Py_ssize_t skip=0):
         """Take what was read, but for its first `skip` bytes; return the shots that are now whole. RemoteProtocolError once and
         for good."""
+        cdef Py_buffer view
+        cdef object plain = _plain(data)
         if self._failed:
             raise RemoteProtocolError("this carrier has already broken the protocol")
+        PyObject_GetBuffer(plain, &view, PyBUF_SIMPLE)
         try:
-            return self._cut(data, skip)
+            return self._cut(plain, &view, skip)
         except BaseException:
             self._failed = True
             self._forget()
             raise
+        finally:
+            PyBuffer_Release(&view)
 
-    cdef list _cut(self, bytes data, Py_ssize_t at):
+    cdef list _cut(self, object data, const Py_buffer* view, Py_ssize_t at):
         cdef list records = []
-        cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(data)
-        cdef Py_ssize_t end = len(data), size
+        cdef const uint8_t* base = <const uint8_t*> view.buf
+        cdef Py_ssize_t end = view.len, size
         if self.pending:
             at += self._complete(base + at, end - at, records)
         while at < end:
@@ -532,7 +537,7 @@ cdef class ShotReader:
             if size > end - at:
                 self._keep(base + at, end - at, size)
                 break
-            records.append(self._record(data if size == end else data[at:at + size]))
+            records.append(self._record(base + at, data if size == end else data[at:at + size]))
             at += size
         return records
 
@@ -551,7 +556,7 @@ cdef class ShotReader:
         if self.pending == size:
             shot = self._partial
             self._forget()
-            records.append(self._record(shot))
+            records.append(self._record(<const uint8_t*> PyBytes_AS_STRING(shot), shot))
         return used + count
 
     cdef int _keep(self, const unsigned char* data, Py_ssize_t count, Py_ssize_t size) except -1:
@@ -569,8 +574,7 @@ cdef class ShotReader:
         self._partial = b""
         self.pending = 0
 
-    cdef tuple _record(self, bytes shot):
-        cdef const uint8_t* header = <const uint8_t*> PyBytes_AS_STRING(shot)
+    cdef tuple _record(self, const uint8_t* header, object shot):
         self._expect_hello = False
         self._ended = header[0] & FINAL != 0
         return header[0], header[1], _load(header + 5, 8), shot
@@ -758,29 +762,42 @@ cdef tuple _read_frame(_Cursor* cursor, bytes body):
     raise RemoteProtocolError(f"unknown frame type {kind:#x}")
 
 
-cdef bytes _open(object aead, bytes record):
-    """The body of a shot. One that was rebuilt from parity has not met a ShotReader, so the header is checked here too."""
-    cdef const uint8_t* header = <const uint8_t*> PyBytes_AS_STRING(record)
-    if len(record) < HEADER_SIZE or len(record) != _shot_size(header, header[0] & HELLO != 0):
-        raise RemoteProtocolError(f"a shot of {len(record)} bytes is not as long as it says")
-    cdef bytes head = record[:HEADER_SIZE]
-    cdef Py_ssize_t size = len(record) - HEADER_SIZE - TAG_SIZE
-    cdef bytes body = PyBytes_FromStringAndSize(NULL, size)
-    _crypt(aead.decrypt_into, head, PyMemoryView_FromObject(record)[HEADER_SIZE:], PyBytes_AS_STRING(body), size)
-    return body
+cdef bytes _open(object aead, object record, int* flags):
+    """The body and the flags of a shot. One that was rebuilt from parity has not met a ShotReader, so the header is checked here
+    too."""
+    cdef Py_buffer view
+    cdef const uint8_t* header
+    cdef bytes head, body
+    cdef Py_ssize_t size
+    PyObject_GetBuffer(record, &view, PyBUF_SIMPLE)
+    try:
+        header = <const uint8_t*> view.buf
+        if view.len < HEADER_SIZE or view.len != _shot_size(header, header[0] & HELLO != 0):
+            raise RemoteProtocolError(f"a shot of {view.len} bytes is not as long as it says")
+        flags[0] = header[0]
+        head = PyBytes_FromStringAndSize(<const char*> header, HEADER_SIZE)
+        size = view.len - HEADER_SIZE - TAG_SIZE
+        body = PyBytes_FromStringAndSize(NULL, size)
+        sealed = PyMemoryView_FromMemory(<char*> header + HEADER_SIZE, size + TAG_SIZE, PyBUF_READ)
+        _crypt(aead.decrypt_into, head, sealed, PyBytes_AS_STRING(body), size)
+        sealed.release()  # as in _crypt
+        return body
+    finally:
+        PyBuffer_Release(&view)
 
 
-cpdef tuple open_frames(aead, bytes record):
+cpdef tuple open_frames(aead, record):
     """Open a shot and take its body apart: want, held, and the frames in order. Raises InvalidTag or RemoteProtocolError."""
-    cdef bytes body = _open(aead, record)
+    cdef int flags
+    cdef bytes body = _open(aead, record, &flags)
     cdef _Cursor cursor
     cdef list frames = []
-    if record[0] & PARITY:
+    if flags & PARITY:
         raise RemoteProtocolError("parity where frames were due")
     cursor.base = <const uint8_t*> PyBytes_AS_STRING(body)
     cursor.at = _BODY_HEAD
     cursor.end = len(body)
-    if record[0] & HELLO:
+    if flags & HELLO:
         frames.append(_read_greeting(&cursor))
     while cursor.at < cursor.end:
         if len(frames) == MAX_FRAMES:
@@ -789,16 +806,17 @@ cpdef tuple open_frames(aead, bytes record):
     return _load(cursor.base, _WANT_SIZE), _load(cursor.base + _WANT_SIZE, _WANT_SIZE), frames
 
 
-def open_parity(aead, bytes record not None):
+def open_parity(aead, record):
     """Open a parity shot: want, held, index, number of parity blocks, the numbers it covers, its block. Raises InvalidTag or
     RemoteProtocolError."""
-    cdef bytes body = _open(aead, record)
+    cdef int flags
+    cdef bytes body = _open(aead, record, &flags)
     cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(body)
     cdef _Cursor cursor
     cdef list numbers = []
     cdef int64_t number = -1
     cdef int i, data, parity
-    if not record[0] & PARITY or record[0] & HELLO:
+    if not flags & PARITY or flags & HELLO:
         raise RemoteProtocolError("frames where parity was due")
     cursor.base = base
     cursor.at = _BODY_HEAD + _PARITY_HEAD

@@ -3,7 +3,7 @@ cdef class TcpSocket:
 
     cdef void _close(self) noexcept
     cdef int connect(self, tuple sockaddr) except -1
-    cpdef bytes recv(self)
+    cpdef recv(self)
     cpdef Py_ssize_t send(self, data, bint more=?) except -1
     cpdef setsockopt(self, int level, int name, value)
     cpdef int error(self) except -1

@@ -29,8 +29,9 @@ class TcpSocket:
     def detach(self) -> int:
         """Let go of the descriptor, which is the caller's from here on."""
 
-    def recv(self) -> bytes:
-        """What has come, up to MOST_RECEIVED bytes; none at the end of the stream."""
+    def recv(self) -> memoryview:
+        """A view of what has come, up to MOST_RECEIVED bytes; none at the end of the stream. The next read of any socket changes
+        it."""
 
     def send(self, data: bytes | memoryview, more: bool = False) -> int:
         """Give it as much of `data` as it takes; how many bytes. `more`: something follows at once."""

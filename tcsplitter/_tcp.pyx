@@ -6,9 +6,9 @@ letting go of the interpreter for calls that never wait.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_SetFromErrno
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EALREADY, EINPROGRESS, EINVAL, errno
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcmp, memset
@@ -43,7 +43,8 @@ cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
 
 cdef extern from "<sys/socket.h>" nogil:
-    int AF_INET, AF_INET6, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_LINGER
+    int AF_INET, AF_INET6, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM
+    int SOL_SOCKET, SO_ERROR, SO_LINGER
     struct sockaddr:
         pass
     struct linger_option "linger":
@@ -71,7 +72,7 @@ cdef union _Address:
     sockaddr_in v4
     sockaddr_in6 v6
 
-cdef char _received[MOST_RECEIVED]
+cdef char _received[MOST_RECEIVED]  # one for all, as it is in the processor's cache
 cdef _Address _last_peer
 cdef str _last_host = ""
 
@@ -111,12 +112,13 @@ cdef class TcpSocket:
         cdef unsigned int size = _pack(&address, self.family, sockaddr)
         return 0 if c_connect(self.fd, &address.any, size) == 0 else errno
 
-    cpdef bytes recv(self):
-        """What has come, up to MOST_RECEIVED bytes; none at the end of the stream."""
+    cpdef recv(self):
+        """A view of what has come, up to MOST_RECEIVED bytes; none at the end of the stream. The next read of any socket changes
+        it."""
         cdef ssize_t count = c_recv(self.fd, _received, MOST_RECEIVED, 0)
         if count < 0:
             PyErr_SetFromErrno(OSError)
-        return PyBytes_FromStringAndSize(_received, count)
+        return PyMemoryView_FromMemory(_received, count, PyBUF_READ)
 
     cpdef Py_ssize_t send(self, data, bint more=False) except -1:
         """Give it as much of `data` as it takes; how many bytes. `more`: something follows at once."""
@@ -191,13 +193,22 @@ cdef unsigned int _pack(_Address* address, int family, tuple sockaddr) except 0:
     raise OSError(EINVAL, f"{sockaddr[0]} is no numeric address of family {family}")
 
 
+cdef str _host_of(const _Address* address):
+    """The host of an address in letters."""
+    cdef char text[_HOST_SIZE]
+    cdef int family = address.v4.sin_family
+    cdef const void* host = <const void*> &address.v4.sin_addr if family == AF_INET else <const void*> &address.v6.sin6_addr
+    if inet_ntop(family, host, text, _HOST_SIZE) == NULL:
+        PyErr_SetFromErrno(OSError)
+    return text.decode("ascii")
+
+
 def accept(int fd):
     """A connection that waits at this listening socket, and the numeric address that it came from. Raises BlockingIOError where
     none does."""
     global _last_host, _last_peer
     cdef _Address peer
     cdef unsigned int size = sizeof(peer)
-    cdef char text[_HOST_SIZE]
     memset(&peer, 0, sizeof(peer))
     cdef int accepted = c_accept(fd, &peer.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
     if accepted < 0:
@@ -206,9 +217,7 @@ def accept(int fd):
     cdef TcpSocket sock = TcpSocket(accepted, family)
     peer.v4.sin_port = 0  # at the same place in both
     if memcmp(&peer, &_last_peer, sizeof(peer)) != 0:
-        if inet_ntop(family, <void*> &peer.v4.sin_addr if family == AF_INET else <void*> &peer.v6.sin6_addr, text, _HOST_SIZE) == NULL:
-            PyErr_SetFromErrno(OSError)
-        _last_host = text.decode("ascii")
+        _last_host = _host_of(&peer)
         _last_peer = peer
     return sock, _last_host
 

@@ -37,7 +37,7 @@ cdef class CarrierSet:
     cpdef greet(self, Carrier carrier, long long number)
     cpdef confirm(self, list ranges)
     cpdef Py_ssize_t count_idle(self)
-    cpdef list feed(self, Carrier carrier, bytes data)
+    cpdef list feed(self, Carrier carrier, data)
     cpdef make_due(self, Carrier carrier, double by)
     cpdef Carrier next_due(self)
     cpdef Carrier take(self, long long reserve, bint sure=?, without=?)

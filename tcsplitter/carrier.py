@@ -41,12 +41,16 @@ DIAL, WRITE, SHUT, CLOSE, RESET, PROBE, DISCARD, TAIL = Op
 Action = tuple[Op, "Carrier", bytes]
 
 
+Lent = bytes | memoryview
+"""What came on a carrier. A view shows it during the call alone: who keeps it copies it."""
+
+
 class Owner(Protocol):
     """Who acts on what happens to a carrier; Session."""
 
     @property
     def over_cap(self) -> bool: ...
-    def receive(self, carrier: Carrier, data: bytes, now: float) -> None: ...
+    def receive(self, carrier: Carrier, data: Lent, now: float) -> None: ...
     def carrier_eof(self, carrier: Carrier, now: float) -> None: ...
     def carrier_lost(self, carrier: Carrier, now: float) -> None: ...
     def carrier_progress(self, carrier: Carrier, outstanding: int, now: float) -> None: ...
@@ -78,7 +82,7 @@ class Carrier:
         self.io: Any = None
         """The I/O side's own object; nothing here looks at it."""
         self.backlog = 0
-        """Bytes that the I/O side could not hand to the kernel yet; kept by the I/O side."""
+        """Lent that the I/O side could not hand to the kernel yet; kept by the I/O side."""
         self.session: Owner | None = None
         self.greeting = b""
         """Client: what goes before the first shot, until it is sent: the session's id, and a hello that takes nothing along."""
@@ -107,7 +111,7 @@ class Carrier:
         self.trim_at = TRIM_AT
         """How many there may be until those that are known are taken out."""
         self.outstanding = 0
-        """Bytes in its send queue, as far as known: what was sent, or what the last probe found."""
+        """Lent in its send queue, as far as known: what was sent, or what the last probe found."""
         self.asked_at = inf
         """Since when something that was sent here waits for its ack."""
         self.carried = False
@@ -166,7 +170,7 @@ class CarrierSet:
         self.answers: deque[Carrier] = deque()
         """The same of the others."""
         self.partial = 0
-        """Bytes of shots that have not arrived whole."""
+        """Lent of shots that have not arrived whole."""
         self.check_at = inf
         """When the first carrier expires, at the earliest."""
         self._client = client
@@ -217,7 +221,7 @@ class CarrierSet:
             del unconfirmed[number]
         return len(unconfirmed)
 
-    def feed(self, carrier: Carrier, data: bytes) -> list[tuple[int, int, int, bytes]]:
+    def feed(self, carrier: Carrier, data: Lent) -> list[tuple[int, int, int, Lent]]:
         """The shots that are whole now. Raises RemoteProtocolError for what cannot be a shot."""
         reader = carrier.reader
         before = reader.pending

@@ -15,5 +15,5 @@ cdef class ClientEnd:
 
     cdef _leave_ended_session(self, double now)
     cpdef carrier_connected(self, Carrier carrier, double dial_seconds, double now)
-    cpdef carrier_received(self, Carrier carrier, bytes data, double now)
+    cpdef carrier_received(self, Carrier carrier, data, double now)
     cpdef carrier_eof(self, Carrier carrier, double now)

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from math import inf
 
-from tcsplitter.carrier import Carrier, Op
+from tcsplitter.carrier import Carrier, Lent, Op
 from tcsplitter.chunks import Control
 from tcsplitter.config import SessionConfig
 from tcsplitter.dialling import Dialling
@@ -242,7 +242,7 @@ class ClientEnd:
         if not self.connected or now - self._failing_since > STALL_SECONDS:
             self._report_trouble(f"cannot reach the server at {reason}; still trying")
 
-    def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
+    def carrier_received(self, carrier: Carrier, data: Lent, now: float) -> None:
         if carrier.closed:
             return
         died = self.session.counters.carriers_died
@@ -323,7 +323,7 @@ class ClientEnd:
             pause = max(pause, min((now - self._asking_since) / 60.0, ASK_MAX_SECONDS))
         self._ask_at = now + pause * (0.9 + 0.2 * self._random.random())
 
-    def _read_answer(self, carrier: Carrier, data: bytes, now: float) -> None:
+    def _read_answer(self, carrier: Carrier, data: Lent, now: float) -> None:
         attempt = self._attempts[carrier]
         attempt.received += data
         if len(attempt.received) < ANSWER_SIZE:

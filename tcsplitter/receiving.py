@@ -31,6 +31,7 @@ from tcsplitter._core import (
     open_parity,
 )
 from tcsplitter.acks import ack_delay
+from tcsplitter.carrier import Lent
 from tcsplitter.chunks import Control
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import SMALL_SHOT
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 MAX_PIECES = 16_384
 """Separate pieces held in all reassembly buffers of a session."""
 
-Record = tuple[int, int, int, bytes]
+Record = tuple[int, int, int, Lent]
 """Flags, epoch, number, and the sealed shot with its header."""
 
 Body = tuple[int, int, list[tuple[Any, ...]]]
@@ -185,7 +186,7 @@ class Receiver:
         self.heard_at = now
         self.suspect = False
 
-    def _take(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
+    def _take(self, carrier: Carrier, epoch: Epoch, number: int, sealed: Lent) -> None:
         """A shot with frames."""
         want, held, frames = open_frames(epoch.open, sealed)
         if sealed[0] & HELLO:
@@ -197,7 +198,7 @@ class Receiver:
             self._replay.mark(number)
             self._act(carrier, number, sealed, frames, now)
 
-    def _act(self, carrier: Carrier, number: int, sealed: bytes, frames: list[tuple[Any, ...]], now: float) -> None:
+    def _act(self, carrier: Carrier, number: int, sealed: Lent, frames: list[tuple[Any, ...]], now: float) -> None:
         """Act on the frames of a shot that is taken in."""
         self._acks.add(number)
         elicits = self._act_on(frames)
@@ -206,9 +207,9 @@ class Receiver:
         if elicits:
             self._owe_ack(carrier, number, len(sealed), now)
             if self.rebuilder.keeping:
-                self.rebuilder.arrived(number, sealed, now)
+                self.rebuilder.arrived(number, bytes(sealed), now)
 
-    def _take_parity(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
+    def _take_parity(self, carrier: Carrier, epoch: Epoch, number: int, sealed: Lent) -> None:
         """A shot with parity."""
         want, held, index, count, numbers, block = open_parity(epoch.open, sealed)
         now = self._shared.now
@@ -221,7 +222,7 @@ class Receiver:
         self._note_payload(carrier, now)
         self.rebuilder.parity(number, index, count, numbers, block, now)
 
-    def _take_late(self, carrier: Carrier, epoch: Epoch, number: int, sealed: bytes) -> None:
+    def _take_late(self, carrier: Carrier, epoch: Epoch, number: int, sealed: Lent) -> None:
         """A shot that was rebuilt before it came: only its carrier is news."""
         _, _, frames = open_frames(epoch.open, sealed)
         now = self._shared.now
@@ -363,7 +364,7 @@ class Receiver:
         if stream is not None:
             stream.receive_reset(code, final_size)
 
-    def _on_stream(self, stream_id: int, offset: int, data: bytes | memoryview, fin: bool) -> None:
+    def _on_stream(self, stream_id: int, offset: int, data: Lent, fin: bool) -> None:
         self.data_at = self._shared.now
         if data:
             self._payload_came = True
@@ -371,9 +372,7 @@ class Receiver:
         if stream is not None:
             stream.receive(offset, data, fin)
 
-    def _on_datagram(
-        self, flow_id: int, number: int, stamp: int, deadline: int, size: int, offset: int, data: bytes | memoryview
-    ) -> None:
+    def _on_datagram(self, flow_id: int, number: int, stamp: int, deadline: int, size: int, offset: int, data: Lent) -> None:
         self.data_at = self._shared.now
         self._payload_came = True
         self._flows.receive(flow_id, number, stamp, deadline, size, offset, data)

@@ -17,6 +17,6 @@ cdef class ServerEnd:
     cdef double _sweep_at
 
     cpdef accepted(self, str host, double now)
-    cpdef carrier_received(self, Carrier carrier, bytes data, double now)
-    cdef bint _greets(self, Carrier carrier, bytes data, double now)
+    cpdef carrier_received(self, Carrier carrier, data, double now)
+    cdef bint _greets(self, Carrier carrier, data, double now)
     cdef bint _welcome(self, Carrier carrier, Session session, list records, str host, double now)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from tcsplitter._core import ShotReader
-from tcsplitter.carrier import Carrier, Op
+from tcsplitter.carrier import Carrier, Lent, Op
 from tcsplitter.config import SessionConfig
 from tcsplitter.demand import MAX_WANT
 from tcsplitter.errors import RemoteProtocolError
@@ -41,7 +41,7 @@ from tcsplitter.stats import counted_line
 
 MAX_SESSIONS = 4_096
 MAX_HELD = 512 * 1024 * 1024
-"""Bytes of all sessions that wait for local programs or are only half there; beyond it carriers are not read."""
+"""Lent of all sessions that wait for local programs or are only half there; beyond it carriers are not read."""
 PROVISIONAL_SECONDS = 10.0
 MAX_PROVISIONAL = 8
 """Sessions of one key that no sealed shot has confirmed."""
@@ -91,7 +91,7 @@ class ServerEnd:
         self._provisional: list[_Provisional] = []
         self._timers = Beats()
         self._held: dict[Session, int] = {}
-        """Bytes held, of the sessions that hold any."""
+        """Lent held, of the sessions that hold any."""
         self._total_held = 0
         self._over_cap: dict[Session, None] = {}
         self._sweep_at = now + SWEEP_SECONDS
@@ -145,15 +145,15 @@ class ServerEnd:
         """A connection came in from `host`."""
         return self._newcomers.accept(host, now)
 
-    def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
+    def carrier_received(self, carrier: Carrier, data: Lent, now: float) -> None:
         if carrier.session is not None:
             carrier.session.receive(carrier, data, now)
         elif not (carrier is self._newcomers.latest and self._greets(carrier, data, now)):
             self._read_newcomer(carrier, data, now)
 
-    def _greets(self, carrier: Carrier, data: bytes, now: float) -> bool:
+    def _greets(self, carrier: Carrier, data: Lent, now: float) -> bool:
         """Whether a hello, whole and genuine, is what came with a connection. `_read_newcomer` sees to all that is not."""
-        session = self.sessions.get(data[:ID_SIZE])
+        session = self.sessions.get(bytes(data[:ID_SIZE]))
         if session is None:
             return False
         carrier.reader = ShotReader(expect_hello=True)
@@ -174,7 +174,7 @@ class ServerEnd:
             session.receive_records(carrier, records[1:], now)
         return True
 
-    def _read_newcomer(self, carrier: Carrier, data: bytes, now: float) -> None:
+    def _read_newcomer(self, carrier: Carrier, data: Lent, now: float) -> None:
         newcomer = self._newcomers.get(carrier)
         if newcomer is None or newcomer.discarding or newcomer.answered:
             return
@@ -228,7 +228,7 @@ class ServerEnd:
         self.outbox.note(logging.WARNING, f"refused a connection from {newcomer.host}: {why}", "refused")
         self._newcomers.discard(carrier)
 
-    def _read_hello(self, carrier: Carrier, newcomer: Newcomer, session: Session, data: bytes, skip: int, now: float) -> None:
+    def _read_hello(self, carrier: Carrier, newcomer: Newcomer, session: Session, data: Lent, skip: int, now: float) -> None:
         """A newcomer named a session, in the bytes to be skipped: it becomes a carrier of it if its hello is genuine."""
         try:
             records = carrier.reader.feed(data, skip)

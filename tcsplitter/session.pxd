@@ -37,7 +37,7 @@ cdef class Session:
     cpdef hello(self, Carrier carrier, double idle_for, double now)
     cdef _adopt(self, Carrier carrier, double idle_for)
     cpdef bint welcome(self, Carrier carrier, tuple record, double now)
-    cpdef receive(self, Carrier carrier, bytes data, double now)
+    cpdef receive(self, Carrier carrier, data, double now)
     cpdef receive_records(self, Carrier carrier, list records, double now)
     cdef _open(self, Carrier carrier, list records)
     cpdef carrier_eof(self, Carrier carrier, double now)

@@ -15,7 +15,7 @@ from logging import WARNING
 from math import inf
 
 from tcsplitter.acks import Acks
-from tcsplitter.carrier import CLOSE, RESET, Carrier, CarrierSet, PeerCarriers
+from tcsplitter.carrier import CLOSE, RESET, Carrier, CarrierSet, Lent, PeerCarriers
 from tcsplitter.config import SessionConfig
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.flows import FlowTable
@@ -32,7 +32,7 @@ from tcsplitter.shared import Shared
 from tcsplitter.table import StreamTable
 
 MAX_PARTIAL = 32 * 1024 * 1024
-"""Bytes of shots that have not arrived whole, in all carriers of a session."""
+"""Lent of shots that have not arrived whole, in all carriers of a session."""
 MAX_SYNCS = 16
 """Sync carriers of a session: clients dial two, and what is done for each in every wake must not be asked for thousands."""
 STOPPED, PROTOCOL = 0, 1
@@ -190,7 +190,7 @@ class Session:
             self.fail(str(error))
         return True
 
-    def receive(self, carrier: Carrier, data: bytes, now: float) -> None:
+    def receive(self, carrier: Carrier, data: Lent, now: float) -> None:
         """Take what was read from a carrier."""
         if carrier.closed:
             return
@@ -275,7 +275,7 @@ class Session:
 
     @property
     def held(self) -> int:
-        """Bytes received and not consumed by local programs, partial shots and what parity may need included."""
+        """Lent received and not consumed by local programs, partial shots and what parity may need included."""
         return self.shared.receiving.held + self.carriers.partial + self._receiver.rebuilder.held
 
     def forget_kept(self) -> None:

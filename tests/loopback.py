@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tcsplitter._tcp import TcpSocket, accept
-from tcsplitter.carrier import Carrier, Op
+from tcsplitter.carrier import Carrier, Lent, Op
 from tcsplitter.modes import Kind
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor, boot_time
@@ -108,7 +108,7 @@ class Notes:
         assert now > 0
         self.events.append(("failed", carrier, reason))
 
-    def carrier_received(self, carrier: Carrier, data: bytes, now: float) -> None:
+    def carrier_received(self, carrier: Carrier, data: Lent, now: float) -> None:
         assert now > 0
         self.received[carrier] = self.received.get(carrier, b"") + data
         self.on_receive(carrier)

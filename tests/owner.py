@@ -1,6 +1,6 @@
 """Stands in for a session where carriers are tested without one."""
 
-from tcsplitter.carrier import Carrier
+from tcsplitter.carrier import Carrier, Lent
 
 
 class Owner:
@@ -8,7 +8,7 @@ class Owner:
 
     over_cap = False
 
-    def receive(self, carrier: Carrier, data: bytes, now: float) -> None:
+    def receive(self, carrier: Carrier, data: Lent, now: float) -> None:
         raise NotImplementedError
 
     def carrier_eof(self, carrier: Carrier, now: float) -> None:

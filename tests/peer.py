@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from lending import lent
 from shots import seal_hello
 
 from tcsplitter._core import FINAL, ShotReader, ShotWriter, open_frames
@@ -40,7 +41,8 @@ class Server:
         return carrier
 
     def feed(self, carrier: Carrier, data: bytes) -> None:
-        self.end.carrier_received(carrier, data, self.now)
+        with lent(data) as view:
+            self.end.carrier_received(carrier, view, self.now)
         self.settle()
 
     def eof(self, carrier: Carrier) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from lending import lent
+
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.client_end import ClientConfig, ClientEnd
 from tcsplitter.outbox import Note
@@ -148,7 +150,8 @@ class Connection:
         if carrier is not None and not self.gone[side]:
             if side == 1 and self.net.line.replay:
                 self.recorded += data
-            self.net.ends[side].carrier_received(carrier, data, self.net.now)
+            with lent(data) as view:
+                self.net.ends[side].carrier_received(carrier, view, self.net.now)
             self.net.settle(side)
 
     def fin(self, side: int) -> None:

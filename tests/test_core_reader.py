@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lending import lent
 from shots import header, seal, seal_hello
 
 from tcsplitter._core import FINAL, HELLO, MAX_HELLO_SEALED, MAX_SEALED, PARITY, ShotReader
@@ -30,8 +31,17 @@ def fed_in_sevens(reader: ShotReader, data: bytes) -> list[Record]:
     return [record for i in range(0, len(data), 7) for record in reader.feed(data[i : i + 7])]
 
 
+def fed_in_lent_sevens(reader: ShotReader, data: bytes) -> list[Record]:
+    """What is returned is looked at before the next piece takes its place."""
+    records: list[Record] = []
+    for i in range(0, len(data), 7):
+        with lent(data[i : i + 7]) as view:
+            records += [(flags, epoch, number, bytes(shot)) for flags, epoch, number, shot in reader.feed(view)]
+    return records
+
+
 Feeder = Callable[[ShotReader, bytes], "list[Record]"]
-every_way = pytest.mark.parametrize("feed", [fed_whole, fed_bytewise, fed_in_sevens])
+every_way = pytest.mark.parametrize("feed", [fed_whole, fed_bytewise, fed_in_sevens, fed_in_lent_sevens])
 
 
 @st.composite
@@ -58,7 +68,14 @@ def test_shots_are_cut_alike_in_whatever_pieces_they_come(records: list[Record],
     def fed_in_pieces(reader: ShotReader, line: bytes) -> list[Record]:
         return [record for low, high in pairwise(cuts) for record in reader.feed(line[low:high])]
 
-    for feed in (fed_whole, fed_bytewise, fed_in_pieces):
+    def fed_in_lent_pieces(reader: ShotReader, line: bytes) -> list[Record]:
+        records: list[Record] = []
+        for low, high in pairwise(cuts):
+            with lent(line[low:high]) as view:
+                records += [(*record[:3], bytes(record[3])) for record in reader.feed(view)]
+        return records
+
+    for feed in (fed_whole, fed_bytewise, fed_in_pieces, fed_in_lent_pieces):
         reader = ShotReader(with_hello)
         assert feed(reader, line) == records
         assert reader.pending == len(rest)
@@ -68,7 +85,14 @@ def test_one_whole_shot_is_not_copied() -> None:
     shot = seal(bytes(500))
     reader = ShotReader()
     assert reader.feed(shot)[0][3] is shot
-    assert reader.feed(shot)[0][3] is shot
+
+
+def test_whole_shots_of_a_view_are_views_of_the_same() -> None:
+    line = b"12345678" + seal(bytes(500), HELLO) + seal(bytes(100))
+    view = memoryview(line)
+    whole = [record[3] for record in ShotReader(expect_hello=True).feed(view, 8)]
+    assert [shot.obj for shot in whole if isinstance(shot, memoryview)] == [line, line]
+    assert b"".join(whole) == line[8:]
 
 
 @every_way
@@ -133,5 +157,12 @@ def test_nothing_may_follow_a_final_shot(feed: Feeder, after: bytes) -> None:
 
 
 def test_only_bytes_are_fed() -> None:
-    with pytest.raises(TypeError):
-        ShotReader().feed(bytearray(40))  # type: ignore[arg-type]
+    """And views of bytes, however these are counted; nothing of others is kept."""
+    for other in (bytearray(40), "x" * 40, None):
+        with pytest.raises(TypeError):
+            ShotReader().feed(other)  # type: ignore[arg-type]
+    shot = seal(bytes(27))  # 56 in all
+    assert ShotReader().feed(memoryview(shot).cast("I").cast("B"))[0][3] == shot
+    assert ShotReader().feed(memoryview(shot).cast("I"))[0][3] == shot
+    with pytest.raises(BufferError):
+        ShotReader().feed(memoryview(shot)[::2])
