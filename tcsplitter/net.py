@@ -77,12 +77,7 @@ class Resolver:
 
 
 class Listener(Watched):
-    """Accepts connections in batches and hands them on, non-blocking and with TCP_NODELAY, while `has_room` says so.
-
-    What came on others goes before what is new: it lets one wake pass in which something else is ready, but never two.
-
-    What it hands on is the part of a socket that is written in C: its Python part costs more than the call that accepts.
-    """
+    """Accepts connections in batches and hands them on, non-blocking and with TCP_NODELAY, while `has_room` says so."""
 
     def __init__(
         self,
@@ -98,15 +93,11 @@ class Listener(Watched):
         self._on_accept = on_accept
         self._has_room = has_room
         self._log = log
-        self._let_pass = False
         self._pause = reactor.timer(self._go_on)
         self.watch(EVENT_READ)
 
     def on_ready(self, _events: int, now: float) -> None:
         """Accept what waits, up to ACCEPT_BATCH."""
-        self._let_pass = self.reactor.crowded and not self._let_pass
-        if self._let_pass:
-            return
         for _ in range(ACCEPT_BATCH):
             if not self._has_room():
                 self._rest("the limit of open files (ulimit -n) leaves no room for more", now)

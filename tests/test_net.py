@@ -7,7 +7,6 @@ import resource
 import socket
 from collections.abc import Callable
 from functools import partial
-from selectors import EVENT_READ
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from tcsplitter.net import Listener, Resolver, Target, listen_on
 from tcsplitter.options import Address
 from tcsplitter.reactor import Reactor
 from tcsplitter.udp import bind_udp
-from tcsplitter.watched import Watched
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -59,42 +57,6 @@ def test_accepted_sockets_have_nodelay_and_do_not_block(log: LimitedLog) -> None
     assert host == "127.0.0.1"
     listener.close()
     reactor.close()
-
-
-def test_what_came_on_others_goes_before_what_is_new_but_only_once(log: LimitedLog) -> None:
-    reactor = Reactor()
-    accepted: list[TcpSocket] = []
-    (sock,) = listen_on("--lFling", LOOPBACK, 16)
-    listener = Listener(reactor, sock, lambda each, _host, _now: accepted.append(each), always, log)
-    other = _Ready(reactor)
-    with socket.create_connection(("127.0.0.1", listener.port)):
-        reactor.wake()
-        assert (len(accepted), other.served) == (0, 1)
-        reactor.wake()
-        assert (len(accepted), other.served) == (1, 2)
-    accepted[0].close()
-    other.close()
-    listener.close()
-    reactor.close()
-
-
-class _Ready(Watched):
-    """Something that is always ready."""
-
-    def __init__(self, reactor: Reactor) -> None:
-        self._ours, self._theirs = socket.socketpair()
-        super().__init__(reactor, self._ours.fileno())
-        self._theirs.send(b"x")
-        self.served = 0
-        self.watch(EVENT_READ)
-
-    def on_ready(self, _events: int, _now: float) -> None:
-        self.served += 1
-
-    def close(self) -> None:
-        self.watch(0)
-        self._ours.close()
-        self._theirs.close()
 
 
 def test_out_of_descriptors_the_listener_rests_and_logs_once(log: LimitedLog, caplog: pytest.LogCaptureFixture) -> None:
