@@ -52,10 +52,10 @@ sweep: venv ## which --tick, --tock and --buffer to take, measured across an emu
 
 # A build tree of its own, found before the one in place. Python leaks on purpose at exit, its own allocator would hide overruns, and
 # what the sanitizers print must not be captured.
-sanitize: $(INSTALLED) ## the core's tests under AddressSanitizer and UBSan
+sanitize: $(INSTALLED) ## the tests of the core and of carriers' sockets under AddressSanitizer and UBSan
 	TCSPLITTER_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	PYTHONMALLOC=malloc PYTHONPATH=build/sanitize/lib $(BIN)/pytest --capture=sys tests/test_core*.py
+	PYTHONMALLOC=malloc PYTHONPATH=build/sanitize/lib $(BIN)/pytest --capture=sys tests/test_core*.py tests/test_tcp.py
 
 clean: ## removes what was built; .venv stays
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks tcsplitter/*.so

@@ -8,6 +8,13 @@ from tcsplitter.net import Prepare, Target
 MOST_RECEIVED: Final[int]  # 135,168 bytes of one read: the largest payload without --frags, with all that a shot adds
 
 @final
+class ReadBuffer:
+    """What all sockets of an end are read into, one after the other, so that it stays in the processor's cache. As a buffer it
+    has what the last read brought, and is not to be written to."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class TcpSocket:
     """A socket that does not block: what it cannot do at once raises BlockingIOError. Closed when nobody holds it any more."""
 
@@ -29,9 +36,9 @@ class TcpSocket:
     def detach(self) -> int:
         """Let go of the descriptor, which is the caller's from here on."""
 
-    def recv(self) -> memoryview:
-        """A view of what has come, up to MOST_RECEIVED bytes; none at the end of the stream. The next read of any socket changes
-        it."""
+    def recv(self, into: ReadBuffer) -> memoryview:
+        """A view of what has come, up to MOST_RECEIVED bytes; none at the end of the stream. The next read into this buffer
+        changes it."""
 
     def send(self, data: bytes | memoryview, more: bool = False) -> int:
         """Give it as much of `data` as it takes; how many bytes. `more`: something follows at once."""

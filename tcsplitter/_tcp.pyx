@@ -6,9 +6,9 @@ letting go of the interpreter for calls that never wait.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_SetFromErrno
-from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.errno cimport EALREADY, EINPROGRESS, EINVAL, errno
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcmp, memset
@@ -61,8 +61,7 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
 
-cpdef enum:
-    MOST_RECEIVED = 135_168  # bytes of one read: the largest payload without --frags, with all that a shot adds, in one piece
+MOST_RECEIVED = _MOST_RECEIVED
 
 cdef enum:
     _HOST_SIZE = 46  # an address of IPv6 in letters, INET6_ADDRSTRLEN
@@ -72,9 +71,17 @@ cdef union _Address:
     sockaddr_in v4
     sockaddr_in6 v6
 
-cdef char _received[MOST_RECEIVED]  # one for all, as it is in the processor's cache
 cdef _Address _last_peer
 cdef str _last_host = ""
+
+
+@cython.final
+cdef class ReadBuffer:
+    """What all sockets of an end are read into, one after the other, so that it stays in the processor's cache. As a buffer it
+    has what the last read brought, and is not to be written to."""
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self._bytes, self._count, 1, flags)
 
 
 @cython.final
@@ -112,23 +119,27 @@ cdef class TcpSocket:
         cdef unsigned int size = _pack(&address, self.family, sockaddr)
         return 0 if c_connect(self.fd, &address.any, size) == 0 else errno
 
-    cpdef recv(self):
-        """A view of what has come, up to MOST_RECEIVED bytes; none at the end of the stream. The next read of any socket changes
-        it."""
-        cdef ssize_t count = c_recv(self.fd, _received, MOST_RECEIVED, 0)
+    cpdef recv(self, ReadBuffer into):
+        """A view of what has come, up to MOST_RECEIVED bytes; none at the end of the stream. The next read into this buffer
+        changes it."""
+        cdef ssize_t count = c_recv(self.fd, into._bytes, _MOST_RECEIVED, 0)
         if count < 0:
             PyErr_SetFromErrno(OSError)
-        return PyMemoryView_FromMemory(_received, count, PyBUF_READ)
+        into._count = count
+        return PyMemoryView_FromObject(into)
 
     cpdef Py_ssize_t send(self, data, bint more=False) except -1:
         """Give it as much of `data` as it takes; how many bytes. `more`: something follows at once."""
         cdef Py_buffer view
+        cdef ssize_t sent
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        cdef ssize_t sent = c_send(self.fd, view.buf, view.len, MSG_NOSIGNAL | MSG_MORE if more else MSG_NOSIGNAL)
-        PyBuffer_Release(&view)
-        if sent < 0:
-            PyErr_SetFromErrno(OSError)
-        return sent
+        try:
+            sent = c_send(self.fd, view.buf, view.len, MSG_NOSIGNAL | MSG_MORE if more else MSG_NOSIGNAL)
+            if sent < 0:
+                PyErr_SetFromErrno(OSError)
+            return sent
+        finally:
+            PyBuffer_Release(&view)
 
     cpdef setsockopt(self, int level, int name, value):
         """Set an option to a number, or to bytes."""

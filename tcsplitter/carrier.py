@@ -82,7 +82,7 @@ class Carrier:
         self.io: Any = None
         """The I/O side's own object; nothing here looks at it."""
         self.backlog = 0
-        """Lent that the I/O side could not hand to the kernel yet; kept by the I/O side."""
+        """Bytes that the I/O side could not hand to the kernel yet; kept by the I/O side."""
         self.session: Owner | None = None
         self.greeting = b""
         """Client: what goes before the first shot, until it is sent: the session's id, and a hello that takes nothing along."""
@@ -111,7 +111,7 @@ class Carrier:
         self.trim_at = TRIM_AT
         """How many there may be until those that are known are taken out."""
         self.outstanding = 0
-        """Lent in its send queue, as far as known: what was sent, or what the last probe found."""
+        """Bytes in its send queue, as far as known: what was sent, or what the last probe found."""
         self.asked_at = inf
         """Since when something that was sent here waits for its ack."""
         self.carried = False
@@ -170,7 +170,7 @@ class CarrierSet:
         self.answers: deque[Carrier] = deque()
         """The same of the others."""
         self.partial = 0
-        """Lent of shots that have not arrived whole."""
+        """Bytes of shots that have not arrived whole."""
         self.check_at = inf
         """When the first carrier expires, at the earliest."""
         self._client = client

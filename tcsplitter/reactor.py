@@ -28,7 +28,7 @@ _DEAD_TIMERS = 64  # dead heap entries that are not worth a clean-up
 _LAST_STRETCH = 0.01  # seconds; more than rounding and timer slack, a thousandth of the wait, may add to the wait before it
 _MOST_OF_SELECT = 1024  # select() takes no descriptor from this number on
 _ASKED = (0, select.EPOLLIN, select.EPOLLOUT, select.EPOLLIN | select.EPOLLOUT)  # by EVENT_READ and EVENT_WRITE
-_key = partial(tuple.__new__, SelectorKey)  # from a tuple, in a third of the time of its constructor
+_key = SelectorKey._make  # from a tuple, which takes 60 % of the time of its constructor
 _BOTH = EVENT_READ | EVENT_WRITE
 _TOLD = {select.EPOLLIN: EVENT_READ, select.EPOLLOUT: EVENT_WRITE}  # by what epoll says; all else is both, as on an error
 

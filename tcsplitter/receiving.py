@@ -364,7 +364,7 @@ class Receiver:
         if stream is not None:
             stream.receive_reset(code, final_size)
 
-    def _on_stream(self, stream_id: int, offset: int, data: Lent, fin: bool) -> None:
+    def _on_stream(self, stream_id: int, offset: int, data: bytes | memoryview, fin: bool) -> None:
         self.data_at = self._shared.now
         if data:
             self._payload_came = True
@@ -372,7 +372,9 @@ class Receiver:
         if stream is not None:
             stream.receive(offset, data, fin)
 
-    def _on_datagram(self, flow_id: int, number: int, stamp: int, deadline: int, size: int, offset: int, data: Lent) -> None:
+    def _on_datagram(
+        self, flow_id: int, number: int, stamp: int, deadline: int, size: int, offset: int, data: bytes | memoryview
+    ) -> None:
         self.data_at = self._shared.now
         self._payload_came = True
         self._flows.receive(flow_id, number, stamp, deadline, size, offset, data)

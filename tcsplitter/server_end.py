@@ -41,7 +41,7 @@ from tcsplitter.stats import counted_line
 
 MAX_SESSIONS = 4_096
 MAX_HELD = 512 * 1024 * 1024
-"""Lent of all sessions that wait for local programs or are only half there; beyond it carriers are not read."""
+"""Bytes of all sessions that wait for local programs or are only half there; beyond it carriers are not read."""
 PROVISIONAL_SECONDS = 10.0
 MAX_PROVISIONAL = 8
 """Sessions of one key that no sealed shot has confirmed."""
@@ -91,7 +91,7 @@ class ServerEnd:
         self._provisional: list[_Provisional] = []
         self._timers = Beats()
         self._held: dict[Session, int] = {}
-        """Lent held, of the sessions that hold any."""
+        """Bytes held, of the sessions that hold any."""
         self._total_held = 0
         self._over_cap: dict[Session, None] = {}
         self._sweep_at = now + SWEEP_SECONDS

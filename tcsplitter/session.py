@@ -32,7 +32,7 @@ from tcsplitter.shared import Shared
 from tcsplitter.table import StreamTable
 
 MAX_PARTIAL = 32 * 1024 * 1024
-"""Lent of shots that have not arrived whole, in all carriers of a session."""
+"""Bytes of shots that have not arrived whole, in all carriers of a session."""
 MAX_SYNCS = 16
 """Sync carriers of a session: clients dial two, and what is done for each in every wake must not be asked for thousands."""
 STOPPED, PROTOCOL = 0, 1
@@ -275,7 +275,7 @@ class Session:
 
     @property
     def held(self) -> int:
-        """Lent received and not consumed by local programs, partial shots and what parity may need included."""
+        """Bytes received and not consumed by local programs, partial shots and what parity may need included."""
         return self.shared.receiving.held + self.carriers.partial + self._receiver.rebuilder.held
 
     def forget_kept(self) -> None:

@@ -1,7 +1,7 @@
 cimport cython
 
 from tcsplitter.carrier cimport Carrier
-from tcsplitter._tcp cimport TcpSocket, start_connect
+from tcsplitter._tcp cimport ReadBuffer, TcpSocket, start_connect
 from tcsplitter.watched cimport Watched
 
 cdef long long MOST_RECEIVED
@@ -33,6 +33,7 @@ cdef class Carriers:
     cdef public object end, reactor
     cdef public Dialler dialler
     cdef public set open
+    cdef readonly ReadBuffer read_buffer
     cdef bint _reading_paused
     cdef long long _read_since_check
     cdef set _paused

@@ -13,7 +13,7 @@ from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Protocol
 
-from tcsplitter._tcp import MOST_RECEIVED, TcpSocket, start_connect
+from tcsplitter._tcp import MOST_RECEIVED, ReadBuffer, TcpSocket, start_connect
 from tcsplitter.carrier import CLOSE, DIAL, PROBE, RESET, SHUT, TAIL, WRITE, Action, Carrier, Lent
 from tcsplitter.modes import Kind
 from tcsplitter.net import Resolver, Target
@@ -143,6 +143,8 @@ class Carriers:
         self.dialler = dialler
         self.open: set[CarrierSocket] = set()
         """Every carrier that is dialled, connected, or still sending what was queued at CLOSE."""
+        self.read_buffer = ReadBuffer()
+        """What comes is lent to the end from here."""
         self._reading_paused = False
         self._read_since_check = 0
         self._paused: set[CarrierSocket] = set()
@@ -383,7 +385,7 @@ class CarrierSocket(Watched):
         carrier = self.carrier
         for _ in range(RECV_ROUNDS):
             try:
-                data = self._sock.recv()
+                data = self._sock.recv(self.carriers.read_buffer)
             except BlockingIOError:
                 return
             except OSError:
@@ -402,7 +404,7 @@ class CarrierSocket(Watched):
 
     def _throw_away(self) -> None:
         try:
-            if not self._sock.recv():
+            if not self._sock.recv(self.carriers.read_buffer):
                 self.watch(self.events & ~EVENT_READ)
         except BlockingIOError:
             return

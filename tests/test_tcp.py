@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from loopback import known
 
-from tcsplitter._tcp import MOST_RECEIVED, TcpSocket, accept, is_of_this_machine, start_connect
+from tcsplitter._tcp import MOST_RECEIVED, ReadBuffer, TcpSocket, accept, is_of_this_machine, start_connect
 from tcsplitter.endpoints import as_local
 from tcsplitter.net import Target
 
@@ -69,14 +69,29 @@ def test_both_sides_know_each_other(listening: socket.socket, pair: tuple[TcpSoc
 def test_bytes_come_as_they_were_sent(pair: tuple[TcpSocket, TcpSocket]) -> None:
     near, far = pair
     with pytest.raises(BlockingIOError):
-        far.recv()
+        far.recv(ReadBuffer())
     assert near.send(b"abc") == 3
-    assert bytes(far.recv()) == b"abc"
+    assert bytes(far.recv(ReadBuffer())) == b"abc"
     assert far.send(memoryview(b"0123456789")[2:5], more=True) == 3
     assert far.send(b"!") == 1
-    assert bytes(near.recv()) == b"234!"
+    assert bytes(near.recv(ReadBuffer())) == b"234!"
     near.shutdown()
-    assert bytes(far.recv()) == b""
+    assert bytes(far.recv(ReadBuffer())) == b""
+
+
+def test_a_read_changes_what_came_before_in_the_same_buffer(
+    pair: tuple[TcpSocket, TcpSocket],
+) -> None:
+    near, far = pair
+    ours, theirs = ReadBuffer(), ReadBuffer()
+    far.send(b"12345")
+    near.send(b"abc")
+    first, other = near.recv(ours), far.recv(theirs)
+    assert first.readonly
+    far.send(b"67")
+    assert bytes(near.recv(ours)) == b"67"
+    assert (bytes(first), bytes(other)) == (b"67345", b"abc")
+    assert bytes(memoryview(ours)) == b"67"
 
 
 def test_one_read_takes_so_much_and_no_more(pair: tuple[TcpSocket, TcpSocket]) -> None:
@@ -86,7 +101,7 @@ def test_one_read_takes_so_much_and_no_more(pair: tuple[TcpSocket, TcpSocket]) -
     came = b""
     while len(came) < taken:
         try:
-            piece = far.recv()
+            piece = far.recv(ReadBuffer())
         except BlockingIOError:
             continue
         assert 0 < len(piece) <= MOST_RECEIVED
@@ -103,7 +118,7 @@ def test_a_full_socket_takes_no_more_until_it_is_read(pair: tuple[TcpSocket, Tcp
     assert near.unacknowledged() > 0
     while taken > 0:
         try:
-            taken -= len(far.recv())
+            taken -= len(far.recv(ReadBuffer()))
         except BlockingIOError:
             continue
     assert near.send(b"x") == 1
@@ -114,7 +129,7 @@ def test_an_aborted_socket_resets_the_other_one(pair: tuple[TcpSocket, TcpSocket
     near.abort()
     near.close()
     with pytest.raises(ConnectionResetError):
-        far.recv()
+        far.recv(ReadBuffer())
     with pytest.raises(BrokenPipeError):
         far.send(b"x")
 
@@ -132,7 +147,14 @@ def test_a_closed_one_does_nothing_more(pair: tuple[TcpSocket, TcpSocket]) -> No
     near.close()
     near.close()
     assert near.fd == near.fileno() == -1
-    for call in (near.recv, near.error, near.unacknowledged, near.abort, near.shutdown, lambda: near.send(b"x")):
+    for call in (
+        lambda: near.recv(ReadBuffer()),
+        near.error,
+        near.unacknowledged,
+        near.abort,
+        near.shutdown,
+        lambda: near.send(b"x"),
+    ):
         with pytest.raises(OSError, match="Bad file descriptor"):
             call()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -192,9 +214,9 @@ def test_a_socket_for_local_programs_is_the_same_connection(pair: tuple[TcpSocke
     local = as_local(near)
     assert (near.fd, local.fileno(), local.gettimeout()) == (-1, fd, 0.0)
     local.sendmsg([b"a", b"b"])
-    assert bytes(far.recv()) == b"ab"
+    assert bytes(far.recv(ReadBuffer())) == b"ab"
     local.close()
-    assert bytes(far.recv()) == b""
+    assert bytes(far.recv(ReadBuffer())) == b""
 
 
 @pytest.mark.parametrize(("host", "is_it"), [("127.0.0.1", True), ("127.8.9.10", True), ("::1", True), ("10.0.0.1", False)])
