@@ -16,7 +16,11 @@ from tcsplitter.net import Target
 @pytest.fixture(params=["127.0.0.1", "::1"])
 def listening(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
-    with socket.create_server((request.param, 0), family=family) as sock:
+    try:
+        sock = socket.create_server((request.param, 0), family=family)
+    except OSError:
+        pytest.skip(f"this machine has no {request.param}")
+    with sock:
         sock.setblocking(False)
         yield sock
 
@@ -79,9 +83,7 @@ def test_bytes_come_as_they_were_sent(pair: tuple[TcpSocket, TcpSocket]) -> None
     assert bytes(far.recv(ReadBuffer())) == b""
 
 
-def test_a_read_changes_what_came_before_in_the_same_buffer(
-    pair: tuple[TcpSocket, TcpSocket],
-) -> None:
+def test_a_read_changes_what_came_before_in_the_same_buffer(pair: tuple[TcpSocket, TcpSocket]) -> None:
     near, far = pair
     ours, theirs = ReadBuffer(), ReadBuffer()
     far.send(b"12345")
