@@ -21,7 +21,6 @@ from tcsplitter.watched import Watched
 KEPT_SIZE = 524_288  # bytes that the kernel keeps for the next read; both half and twice as much take more CPU time
 CHECK_EVERY = 0.5  # seconds between looks at sockets that wait for nothing and would not notice a reset
 
-
 _NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 

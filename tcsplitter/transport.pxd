@@ -1,7 +1,7 @@
 cimport cython
 
-from tcsplitter.carrier cimport Carrier
 from tcsplitter._tcp cimport ReadBuffer, TcpSocket, start_connect
+from tcsplitter.carrier cimport Carrier
 from tcsplitter.watched cimport Watched
 
 cdef long long MOST_RECEIVED

@@ -5,6 +5,7 @@ import random
 import socket
 import struct
 from collections.abc import Callable
+from socket import SocketType
 from typing import Any
 
 from tcsplitter._tcp import TcpSocket, accept
@@ -164,9 +165,9 @@ def socket_of(carrier: Carrier) -> TcpSocket:
     return conn._sock
 
 
-def known(sock: TcpSocket) -> socket.socket:
-    """The same connection as Python has it, to ask it what carriers do not; to be closed as well."""
-    return socket.socket(fileno=os.dup(sock.fd))
+def known(sock: SocketType | TcpSocket) -> socket.socket:
+    """The same connection as Python has it, to ask it what an end does not; to be closed as well."""
+    return socket.socket(fileno=os.dup(sock.fileno()))
 
 
 class FakeStream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -31,13 +31,17 @@ def fed_in_sevens(reader: ShotReader, data: bytes) -> list[Record]:
     return [record for i in range(0, len(data), 7) for record in reader.feed(data[i : i + 7])]
 
 
-def fed_in_lent_sevens(reader: ShotReader, data: bytes) -> list[Record]:
+def fed_lent(reader: ShotReader, pieces: Iterable[bytes]) -> list[Record]:
     """What is returned is looked at before the next piece takes its place."""
     records: list[Record] = []
-    for i in range(0, len(data), 7):
-        with lent(data[i : i + 7]) as view:
+    for piece in pieces:
+        with lent(piece) as view:
             records += [(flags, epoch, number, bytes(shot)) for flags, epoch, number, shot in reader.feed(view)]
     return records
+
+
+def fed_in_lent_sevens(reader: ShotReader, data: bytes) -> list[Record]:
+    return fed_lent(reader, (data[i : i + 7] for i in range(0, len(data), 7)))
 
 
 Feeder = Callable[[ShotReader, bytes], "list[Record]"]
@@ -69,11 +73,7 @@ def test_shots_are_cut_alike_in_whatever_pieces_they_come(records: list[Record],
         return [record for low, high in pairwise(cuts) for record in reader.feed(line[low:high])]
 
     def fed_in_lent_pieces(reader: ShotReader, line: bytes) -> list[Record]:
-        records: list[Record] = []
-        for low, high in pairwise(cuts):
-            with lent(line[low:high]) as view:
-                records += [(*record[:3], bytes(record[3])) for record in reader.feed(view)]
-        return records
+        return fed_lent(reader, (line[low:high] for low, high in pairwise(cuts)))
 
     for feed in (fed_whole, fed_bytewise, fed_in_pieces, fed_in_lent_pieces):
         reader = ShotReader(with_hello)

@@ -17,7 +17,7 @@ from socket import SocketType
 from typing import Any
 
 import pytest
-from loopback import read_all, reset
+from loopback import known, read_all, reset
 
 from tcsplitter import program, table
 from tcsplitter._tcp import TcpSocket
@@ -124,8 +124,8 @@ def test_all_four_kinds_of_socket_have_nodelay(tunnel: Tunnel) -> None:
 
 
 def nodelay(sock: SocketType | TcpSocket) -> int:
-    with socket.socket(fileno=os.dup(sock.fileno())) as known:
-        return known.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with known(sock) as same:
+        return same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def nodelay_flags(end: Program) -> list[int]:
