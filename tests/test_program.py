@@ -108,11 +108,17 @@ def test_a_reset_crosses_as_reset(tunnel: Tunnel, side: int) -> None:
 
 
 def test_a_refused_service_resets_the_program_at_once(tunnel: Tunnel) -> None:
+    """So soon that already connecting may be cut off."""
     tunnel.service.close()
-    with socket.create_connection((tunnel.client.address.host, tunnel.client.address.port), timeout=10) as program:
-        program.sendall(b"anyone?")
-        with pytest.raises(ConnectionResetError):
-            program.recv(1)
+    with pytest.raises(ConnectionResetError):
+        connect_and_ask(tunnel.client.address)
+
+
+def connect_and_ask(address: Address) -> bytes:
+    """Any of the calls may be the one that meets a reset."""
+    with socket.create_connection((address.host, address.port), timeout=10) as program:
+        program.sendall(b"x")
+        return program.recv(1)
 
 
 def test_all_four_kinds_of_socket_have_nodelay(tunnel: Tunnel) -> None:
@@ -147,20 +153,13 @@ def test_a_busy_port_is_said_plainly(tunnel: Tunnel) -> None:
         ClientProgram(ClientOptions(r_fling=tunnel.server.address, keys=KEYS, listen=tunnel.client.address))
 
 
-def ask(sock: socket.socket) -> bytes:
-    """Either call may be the one that meets a reset."""
-    sock.sendall(b"x")
-    return sock.recv(1)
-
-
 def test_for_a_stream_that_is_refused_the_service_is_not_connected_to(tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "MAX_STREAMS", 1)
     first, target = tunnel.open()
     with first, target:
         for _ in range(3):
-            one_too_many = socket.create_connection((LOOPBACK.host, tunnel.client.address.port))
-            with one_too_many, pytest.raises(ConnectionResetError):
-                ask(one_too_many)
+            with pytest.raises(ConnectionResetError):
+                connect_and_ask(tunnel.client.address)
         first.sendall(b"still here")  # and by the time it is answered, all that was refused is settled
         assert target.recv(100) == b"still here"
         tunnel.service.settimeout(0.2)
