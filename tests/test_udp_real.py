@@ -12,8 +12,9 @@ from contextlib import ExitStack
 
 import pytest
 from chaos import ChaosProxy
+from loopback import free_port
 from tunnel import LIMIT, End, Process, Tunnel
-from udp_load import LARGEST, Echo, Exchange, check_all_came, eventually, program, random_datagrams, udp_socket, udp_sockets
+from udp_load import LARGEST, Echo, Exchange, check_all_came, eventually, program, random_datagrams, udp_sockets
 
 from tcsplitter._core import MAX_DATAGRAM
 from tcsplitter.keys import generate_key
@@ -189,8 +190,7 @@ def resolver() -> Iterator[str]:
     dnsmasq = shutil.which("dnsmasq", path=f"{os.environ['PATH']}:/usr/sbin")
     if dnsmasq is None:
         pytest.skip("needs dnsmasq (Debian: dnsmasq-base)")
-    with udp_socket() as free:
-        port = free.getsockname()[1]
+    port = free_port()
     records = [f"--host-record=h{number}.test,192.0.2.{number}" for number in range(20)]
     alone = ["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file", "--log-facility=-"]
     bound = ["--listen-address=127.0.0.1", "--bind-interfaces", f"--port={port}"]
