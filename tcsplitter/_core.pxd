@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 cdef enum:
     _DELAY_BUCKETS = 8 * 27  # up to 134 s
     _REPLAY_WORDS = (1 << 17 >> 6) + 1
+    _ROOM_AROUND = 256  # bytes to both sides of what a stream's data are read into: shots are sealed there, without a copy
 
 
 cdef class _Run:
@@ -25,7 +26,7 @@ cdef class SendBuffer:
     cdef _Run _unsent
     cdef readonly int64_t offset
 
-    cpdef write(self, bytes data)
+    cpdef write(self, data)
     cpdef object take(self, Py_ssize_t limit)
 
 
@@ -34,8 +35,12 @@ cdef class ShotWriter:
     cdef readonly Py_ssize_t size
     cdef Py_ssize_t _at
     cdef bint _is_parity, _is_hello
+    cdef object _lender
+    cdef char* _data
+    cdef Py_ssize_t _lent, _cut
 
     cdef int _start(self, Py_ssize_t most) except -1
+    cdef int _reserve(self, Py_ssize_t size) except -1
     cdef int _finish(self) except -1
     cdef inline uint8_t* _end(self) noexcept
     cdef inline void _put_byte(self, uint8_t value) noexcept
@@ -49,7 +54,12 @@ cdef class ShotWriter:
     cpdef greeting(self, int kind, int64_t connect_us)
     cpdef ack(self, int64_t answered, int64_t delay_us, list ranges, list rebuilt)
     cpdef stream(self, int64_t stream_id, int64_t offset, data, bint fin)
+    cdef bint _is_lendable(self, object data, const Py_buffer* view) except -1
+    cdef int _borrow(self, object data, const Py_buffer* view) except -1
+    cdef void _give_back(self) noexcept
+    cdef int _copy_lent(self) except -1
     cpdef bytes seal(self, aead, int flags, int epoch, int64_t number, bytes before=?)
+    cdef bytes _seal_around(self, object aead, int flags, int epoch, int64_t number, bytes before)
 
 
 cdef class ShotReader:

@@ -27,6 +27,7 @@ MAX_FRAMES: Final[int]  # 4,096 in a body
 REPLAY_WINDOW: Final[int]  # 2**17 shot numbers
 MAX_JUMP: Final[int]  # 2**24 shot numbers
 MAX_DATAGRAM: Final[int]  # 65,507
+ROOM_AROUND: Final[int]  # bytes to both sides of what a stream's data are read into, so that a shot can be sealed there
 
 # Ways to calculate parity that this machine has, the fastest first; they differ in nothing but speed.
 FEC_KERNELS: Final[tuple[str, ...]]
@@ -199,7 +200,7 @@ class SendBuffer:
     """Bytes of a stream that were never sent, in order."""
 
     def __init__(self) -> None: ...
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes | memoryview) -> None: ...
     def take(self, limit: int) -> bytes | memoryview:
         """Remove and return the next min(limit, unsent) bytes as one object: a view where they are many of one buffer."""
     def clear(self) -> int:

@@ -8,9 +8,10 @@ share nothing with the others but small helpers are in files of their own, inclu
 
 cimport cython
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport (
+    PyMemoryView_Check,
     PyMemoryView_FromMemory,
     PyMemoryView_FromObject,
     PyMemoryView_GET_BUFFER,
@@ -18,7 +19,7 @@ from cpython.memoryview cimport (
 )
 from libc.math cimport INFINITY, exp2, floor, isfinite, log2
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from functools import lru_cache
 
@@ -82,6 +83,7 @@ cdef enum:
     _FIRST_CAPACITY = 16_384
     _NO_LIMIT = 0x7fff_ffff
     _JOIN_SIZE = 4_096  # neighbours in a run that fit into this are joined
+    _LEND_FROM = 4_096  # data of a frame that are worth sealing in place
     _PEEK_BUFFERS = 64  # well below IOV_MAX of every system
     _COMPACT_AFTER = 64  # used-up entries of a list before it is cut
     _ACK_GENERATIONS = 3  # acks each number is listed in
@@ -99,6 +101,7 @@ cdef enum:
 # An enum of C need not hold more than an int.
 cdef int64_t _MAX_VARINT = (<int64_t> 1 << 62) - 1
 MAX_VARINT = _MAX_VARINT
+ROOM_AROUND = _ROOM_AROUND
 
 
 # --- Integers on the wire -------------------------------------------------------------------------------------------------
@@ -211,9 +214,9 @@ cdef class SendBuffer:
     def __cinit__(self):
         self._unsent = _Run(0)
 
-    cpdef write(self, bytes data):
+    cpdef write(self, data):
         """Add to the end."""
-        if data:
+        if len(data):
             self._unsent.append(data)
 
     cpdef object take(self, Py_ssize_t limit):
@@ -239,7 +242,11 @@ cdef class SendBuffer:
 # --- ShotWriter -----------------------------------------------------------------------------------------------------------
 # What: builds a body frame by frame, then seals it (PROTOCOL.md sections 3 and 5). Invariant: `size` covers whole frames only;
 # a frame is written from `_at` on and counts once it is known to fit, so a refused frame leaves the body as it was. Bound: one
-# buffer, about twice the largest body. Cost: one copy of the data into the body, one of the sealed body behind its header.
+# buffer, about twice the largest body. Cost: one copy of the sealed body behind its header, where the shot is made.
+#
+# Data that make up most of a body are not copied into it, if what they were cut from has room to both sides: they stay where they
+# are until the body is sealed, and what goes before and behind them is then put there for that moment. So `_buffer` holds the
+# first `_cut` bytes of the body and, right behind them, what follows the `_lent` bytes at `_data`.
 
 @cython.final
 cdef class ShotWriter:
@@ -252,15 +259,19 @@ cdef class ShotWriter:
         """Make room for a frame of at most `most` bytes."""
         if self.size == 0 or self._is_parity:
             raise LocalProtocolError("a frame was added to parity" if self.size else "a frame was added before the body was begun")
-        self._at = self.size
-        if self._at + most > len(self._buffer):
-            PyByteArray_Resize(self._buffer, max(self._at + most, min(2 * len(self._buffer), 2 * _MAX_BODY)))
+        self._at = self.size - self._lent
+        self._reserve(self._at + most)
+        return 0
+
+    cdef int _reserve(self, Py_ssize_t size) except -1:
+        if size > len(self._buffer):
+            PyByteArray_Resize(self._buffer, max(size, min(2 * len(self._buffer), 2 * _MAX_BODY)))
         return 0
 
     cdef int _finish(self) except -1:
-        if self._at > _MAX_BODY:
-            raise LocalProtocolError(f"a body of {self._at} bytes, but a shot holds {_MAX_BODY}")
-        self.size = self._at
+        if self._at + self._lent > _MAX_BODY:
+            raise LocalProtocolError(f"a body of {self._at + self._lent} bytes, but a shot holds {_MAX_BODY}")
+        self.size = self._at + self._lent
         return 0
 
     cdef inline uint8_t* _end(self) noexcept:
@@ -320,6 +331,7 @@ cdef class ShotWriter:
         _store(head + _WANT_SIZE, min(held, _MAX_WANT), _WANT_SIZE)
         self.size = _BODY_HEAD
         self._is_parity = self._is_hello = False
+        self._give_back()
 
     cpdef greeting(self, int kind, int64_t connect_us):
         """Begin a hello: the first frame, which makes the shot one. What is above 2**32 - 1 µs is cut to that."""
@@ -369,19 +381,63 @@ cdef class ShotWriter:
         self._finish()
 
     cpdef stream(self, int64_t stream_id, int64_t offset, data, bint fin):
-        """Stream bytes from `offset` on. LocalProtocolError where they do not fit into the body."""
+        """Stream bytes from `offset` on, which must not change before the body is sealed. LocalProtocolError where they do not
+        fit into the body."""
         cdef Py_buffer view
+        cdef bint lent
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             if view.len > _MAX_BODY or offset > _MAX_VARINT - view.len:
                 raise LocalProtocolError(f"{view.len} bytes at offset {offset} are too many for a frame")
-            self._start(_FRAME_HEAD + view.len)
+            lent = self._is_lendable(data, &view)
+            self._start(_FRAME_HEAD if lent else _FRAME_HEAD + view.len)
             self._put_byte(STREAM | _STREAM_FIN if fin else STREAM)
             self._put_varint(stream_id)
             self._put_varint(offset)
-            self._put_data(&view)
+            if lent:
+                self._put_varint(view.len)
+                self._borrow(data, &view)
+            else:
+                self._put_data(&view)
         finally:
             PyBuffer_Release(&view)
+
+    cdef bint _is_lendable(self, object data, const Py_buffer* view) except -1:
+        """Whether a body may be sealed around the data, and it is worth while: they are a part of a bytearray, which may change,
+        in the middle of it, and no other data were lent."""
+        cdef Py_ssize_t before
+        if view.len < _LEND_FROM or self._lent or not PyMemoryView_Check(data):
+            return False
+        cdef object whole = data.obj
+        if type(whole) is not bytearray:
+            return False
+        before = <char*> view.buf - PyByteArray_AS_STRING(whole)
+        return before >= _ROOM_AROUND and PyByteArray_GET_SIZE(whole) - before - view.len >= _ROOM_AROUND
+
+    cdef int _borrow(self, object data, const Py_buffer* view) except -1:
+        """Leave a frame's data where they are."""
+        if self._at + view.len > _MAX_BODY:
+            raise LocalProtocolError(f"a body of {self._at + view.len} bytes, but a shot holds {_MAX_BODY}")
+        self._lender = data
+        self._data = <char*> view.buf
+        self._lent = view.len
+        self._cut = self._at
+        return self._finish()
+
+    cdef void _give_back(self) noexcept:
+        self._lender = None
+        self._lent = 0
+
+    cdef int _copy_lent(self) except -1:
+        """Have all of the body in one piece: what goes around the data has grown too long for the place there is."""
+        cdef Py_ssize_t behind = self.size - self._lent - self._cut
+        cdef char* at
+        self._reserve(self.size)
+        at = PyByteArray_AS_STRING(self._buffer) + self._cut
+        memmove(at + self._lent, at, behind)
+        memcpy(at, self._data, self._lent)
+        self._give_back()
+        return 0
 
     def skip(self, stream_id, offset):
         """What this end gets of the stream below `offset` it needs no more."""
@@ -443,10 +499,35 @@ cdef class ShotWriter:
             flags |= HELLO
             if self.size + TAG_SIZE > MAX_HELLO_SEALED:
                 raise LocalProtocolError(f"a hello with a body of {self.size} bytes")
-        cdef object body = PyMemoryView_FromObject(self._buffer)[:self.size]
-        cdef bytes shot = _seal(aead, flags, epoch, number, body, self.size, before)
+        if self._lent and self.size - self._lent > _ROOM_AROUND:
+            self._copy_lent()
+        cdef bytes shot
+        if self._lent:
+            shot = self._seal_around(aead, flags, epoch, number, before)
+        else:
+            shot = _seal(aead, flags, epoch, number, PyMemoryView_FromObject(self._buffer)[:self.size], self.size, before)
         self.size = 0
+        self._give_back()
         return shot
+
+    cdef bytes _seal_around(self, object aead, int flags, int epoch, int64_t number, bytes before):
+        """Seal the body where its data are. What stands to both sides of them is other data, and is there again after that."""
+        cdef char[_ROOM_AROUND] kept
+        cdef char* own = PyByteArray_AS_STRING(self._buffer)
+        cdef char* first = self._data - self._cut
+        cdef char* behind = self._data + self._lent
+        cdef Py_ssize_t rest = self.size - self._lent - self._cut
+        cdef object body = PyMemoryView_FromMemory(first, self.size, PyBUF_READ)
+        memcpy(kept, first, self._cut)
+        memcpy(kept + self._cut, behind, rest)
+        try:
+            memcpy(first, own, self._cut)
+            memcpy(behind, own + self._cut, rest)
+            return _seal(aead, flags, epoch, number, body, self.size, before)
+        finally:
+            memcpy(first, kept, self._cut)
+            memcpy(behind, kept + self._cut, rest)
+            body.release()  # as in _crypt
 
 
 cdef bytes _seal(object aead, int flags, int epoch, int64_t number, object body, Py_ssize_t size, bytes before):

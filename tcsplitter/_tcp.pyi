@@ -56,6 +56,12 @@ class TcpSocket:
     def shutdown(self) -> None:
         """Say that nothing follows what was written."""
 
+def receive(fd: int, most: int) -> bytes | memoryview:
+    """Up to `most` bytes of what has come at a socket that does not block; none at the end of the stream.
+
+    Where they are many it is a view, with _core.ROOM_AROUND bytes to both sides of it, of something that nobody else has.
+    """
+
 def accept(fd: int) -> tuple[TcpSocket, str]:
     """A connection that waits at a listening socket, and the numeric address it came from. BlockingIOError where none does."""
 

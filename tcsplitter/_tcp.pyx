@@ -7,6 +7,8 @@ letting go of the interpreter for calls that never wait.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.errno cimport EALREADY, EINPROGRESS, EINVAL, errno
@@ -14,6 +16,8 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcmp, memset
 
 import os
+
+from tcsplitter._core cimport _ROOM_AROUND
 
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t value)
@@ -64,6 +68,7 @@ cdef extern from "<unistd.h>" nogil:
 MOST_RECEIVED = _MOST_RECEIVED
 
 cdef enum:
+    _COPIED = 4_096  # bytes that are not worth keeping what they were read into
     _HOST_SIZE = 46  # an address of IPv6 in letters, INET6_ADDRSTRLEN
 
 cdef union _Address:
@@ -183,6 +188,21 @@ cdef class TcpSocket:
         if c_shutdown(self.fd, SHUT_WR) < 0:
             PyErr_SetFromErrno(OSError)
         return 0
+
+
+def receive(int fd, Py_ssize_t most):
+    """Up to `most` bytes of what has come at this socket, or at any that does not block; none at the end of the stream.
+
+    Where they are many it is a view, with ROOM_AROUND bytes to both sides of it, of something that nobody else has.
+    """
+    cdef bytearray whole = PyByteArray_FromStringAndSize(NULL, most + 2 * _ROOM_AROUND)
+    cdef ssize_t count = c_recv(fd, PyByteArray_AS_STRING(whole) + _ROOM_AROUND, most, 0)
+    if count < 0:
+        PyErr_SetFromErrno(OSError)
+    if count <= _COPIED:
+        return PyBytes_FromStringAndSize(PyByteArray_AS_STRING(whole) + _ROOM_AROUND, count)
+    PyByteArray_Resize(whole, count + 2 * _ROOM_AROUND)
+    return PyMemoryView_FromObject(whole)[_ROOM_AROUND:_ROOM_AROUND + count]
 
 
 cdef unsigned int _pack(_Address* address, int family, tuple sockaddr) except 0:

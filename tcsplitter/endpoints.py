@@ -3,12 +3,13 @@
 import os
 import socket
 import struct
+from functools import partial
 from logging import WARNING
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from socket import IPPROTO_TCP, SO_LINGER, SOL_SOCKET, SocketType
 
-from tcsplitter._tcp import TcpSocket, start_connect
+from tcsplitter._tcp import TcpSocket, receive, start_connect
 from tcsplitter.joint import Joined, Stream, joint_of
 from tcsplitter.log import LimitedLog
 from tcsplitter.net import Resolver, Target
@@ -79,7 +80,7 @@ class TcpEndpoint(Joined, Watched):
         super().__init__(endpoints.reactor, sock.fileno())
         self._endpoints = endpoints
         self._sock = sock
-        self._joint = joint_of(self, endpoints.reactor, stream, sock.recv, sock.sendmsg, endpoints.tick)
+        self._joint = joint_of(self, endpoints.reactor, stream, partial(receive, self.fd), sock.sendmsg, endpoints.tick)
         self._shut = False
         endpoints.open.add(self)
 

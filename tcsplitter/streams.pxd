@@ -24,7 +24,7 @@ cdef class Stream:
         share=cython.longlong, room=cython.longlong,
     )
     cdef long long _find_room(self)
-    cpdef write(self, bytes data)
+    cpdef write(self, data)
     cpdef list peek(self, Py_ssize_t limit)
     cpdef consume(self, Py_ssize_t count, double now)
     cdef _read_on(self, double now)

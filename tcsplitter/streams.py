@@ -131,7 +131,7 @@ class Stream:
         self._stopped = not room
         return room
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Send data that was read from the local program."""
         self._unsent.write(data)
         self._shared.sending.unsent += len(data)

@@ -191,7 +191,7 @@ class FakeStream:
     def at_end(self) -> bool:
         return self.ended and not self.waiting
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         assert 0 < len(data) <= self.room
         self.room -= len(data)
         self.written += data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +17,13 @@ from tcsplitter import _core
 from tcsplitter._core import (
     FINAL,
     GREETING,
+    HEADER_SIZE,
     HELLO,
     MAX_HELLO_SEALED,
+    MAX_SEALED,
     MAX_VARINT,
     PARITY,
+    ROOM_AROUND,
     TAG_SIZE,
     ShotReader,
     ShotWriter,
@@ -169,6 +174,132 @@ def test_a_body_that_the_cipher_still_holds_is_never_moved() -> None:
     with pytest.raises(BufferError):
         writer.stream(0, 0, bytes(100_000), False)
     assert bytes(aead.given[0][1]) == bytes(4)
+
+
+# --- Sealing data where they are
+
+
+def in_the_middle(data: bytes, room: int = ROOM_AROUND) -> memoryview:
+    """As the data of a local program are read: bytes that may change, with others to both sides."""
+    whole = bytearray(b"<" * room + data + b">" * room)
+    return memoryview(whole)[room : room + len(data)]
+
+
+@st.composite
+def frames_around(draw: st.DrawFn) -> list[tuple[str, tuple[object, ...]]]:
+    """Frames of a body, some of them with data that can be sealed where they are."""
+    sizes = st.sampled_from([0, 1, 4_095, 4_096, 70_000])
+    frames: list[tuple[str, tuple[object, ...]]] = []
+    for name in draw(st.lists(st.sampled_from(["stream", "ack", "ping"]), min_size=1, max_size=6)):
+        if name == "stream":
+            frames.append((name, (draw(st.integers(0, 9)), draw(st.integers(0, 2**40)), draw(sizes), draw(st.booleans()))))
+        elif name == "ack":
+            ranges = [(number, number) for number in range(4 * draw(st.integers(1, 32)), 0, -4)]
+            frames.append((name, (0, 0, ranges, [])))
+        else:
+            frames.append((name, ()))
+    return frames
+
+
+@given(frames_around(), st.sampled_from([0, 10, ROOM_AROUND, 1_000]))
+def test_where_the_data_are_makes_no_difference(frames: list[tuple[str, tuple[object, ...]]], room: int) -> None:
+    shots = []
+    for place in (bytes, lambda data: in_the_middle(data, room)):
+        writer = ShotWriter()
+        views = []
+        for _ in range(2):  # the second one finds what the first has left
+            writer.begin(1, 2)
+            for name, values in frames:
+                if name == "stream":
+                    stream_id, offset, size, fin = values
+                    assert isinstance(size, int)
+                    views.append(place(random.Random(size).randbytes(size)))
+                    writer.stream(stream_id, offset, views[-1], fin)  # type: ignore[arg-type]
+                else:
+                    getattr(writer, name)(*values)
+            written = writer.size
+            shots.append(writer.seal(AEAD, 0, 0, 7))
+            assert len(shots[-1]) == written + HEADER_SIZE + TAG_SIZE
+        for view in views:
+            if isinstance(view, memoryview):
+                assert view.obj == b"<" * room + view + b">" * room
+    assert len(set(shots)) == 1
+
+
+class LookingAead(KeepingAead):
+    """One that keeps how things stand while it seals, and may fail."""
+
+    def __init__(self, whole: bytearray, fails: bool) -> None:
+        super().__init__(bytes(TAG_SIZE))
+        self.whole = whole
+        self.fails = fails
+
+    def encrypt_into(self, nonce: bytes, data: Bytes, associated_data: Bytes | None, buf: Bytes) -> int:
+        self.seen = bytes(self.whole)
+        self.body = bytes(data)
+        if self.fails:
+            raise MemoryError
+        return super().encrypt_into(nonce, data, associated_data, buf)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_many_data_are_sealed_where_they_are(fails: bool) -> None:
+    data = random.Random(1).randbytes(65_536)
+    view = in_the_middle(data)
+    whole = view.obj
+    assert isinstance(whole, bytearray)
+    before = bytes(whole)
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    writer.stream(0, 0, view, False)
+    writer.ping()
+    aead = LookingAead(whole, fails)
+    with pytest.raises(MemoryError) if fails else nullcontext():
+        writer.seal(aead, 0, 0, 0)
+    assert aead.body in aead.seen
+    assert aead.body[:4] == bytes(4)
+    assert aead.body[-len(data) - 1 :] == data + bytes([_core.PING])
+    assert whole == before
+    if fails:  # the body is still there
+        assert open_frames(AEAD, writer.seal(AEAD, 0, 0, 0)) == (0, 0, [(_core.STREAM, 0, 0, data, False), (_core.PING,)])
+    else:
+        with pytest.raises(ValueError, match="released"):
+            bytes(aead.given[0][1])
+
+
+def test_data_that_may_not_change_are_sealed_as_a_copy() -> None:
+    data = bytes(100_000)
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    writer.stream(0, 0, memoryview(data)[1_000:-1_000], False)
+    aead = LookingAead(bytearray(), fails=False)
+    writer.seal(aead, 0, 0, 0)
+    assert len(aead.body) > 98_000
+    assert data == bytes(100_000)
+
+
+def test_lent_data_that_do_not_fit_leave_the_body_as_it_was() -> None:
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    writer.ping()
+    with pytest.raises(LocalProtocolError, match="body"):
+        writer.stream(0, 0, in_the_middle(bytes(MAX_SEALED - TAG_SIZE - 5)), False)
+    writer.stream(0, 0, b"abc", False)
+    assert open_frames(AEAD, writer.seal(AEAD, 0, 0, 0)) == (0, 0, [(_core.PING,), (_core.STREAM, 0, 0, b"abc", False)])
+
+
+def test_a_body_that_was_begun_anew_holds_no_lent_data() -> None:
+    writer = ShotWriter()
+    writer.begin(0, 0)
+    view = in_the_middle(bytes(5_000))
+    writer.stream(0, 0, view, False)
+    writer.begin(0, 0)
+    writer.ping()
+    assert open_frames(AEAD, writer.seal(AEAD, 0, 0, 0)) == (0, 0, [(_core.PING,)])
+    assert isinstance(view.obj, bytearray)
+    whole = view.obj
+    view.release()
+    whole.clear()  # nothing holds it any more
 
 
 # --- Opening

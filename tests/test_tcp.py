@@ -8,7 +8,8 @@ from contextlib import suppress
 import pytest
 from loopback import known
 
-from tcsplitter._tcp import MOST_RECEIVED, ReadBuffer, TcpSocket, accept, is_of_this_machine, start_connect
+from tcsplitter._core import ROOM_AROUND
+from tcsplitter._tcp import MOST_RECEIVED, ReadBuffer, TcpSocket, accept, is_of_this_machine, receive, start_connect
 from tcsplitter.endpoints import as_local
 from tcsplitter.net import Target
 
@@ -49,6 +50,31 @@ def test_an_address_that_was_accepted_is_named(listening: socket.socket) -> None
             sock, named = accept(listening.fileno())
             assert (named, sock.family) == (source, listening.family)
             sock.close()
+
+
+def test_much_is_received_with_room_around_it(pair: tuple[TcpSocket, TcpSocket]) -> None:
+    """And little as bytes, which keep nothing else alive."""
+    near, far = pair
+    for size, kind in [(1, bytes), (4_096, bytes), (4_097, memoryview), (50_000, memoryview)]:
+        sent = os.urandom(size)
+        assert near.send(sent) == size
+        got = receive(far.fd, 100_000)
+        assert (bytes(got), type(got)) == (sent, kind)
+        if isinstance(got, memoryview):
+            whole = got.obj
+            assert isinstance(whole, bytearray)
+            assert len(whole) == size + 2 * ROOM_AROUND
+            assert whole[ROOM_AROUND:-ROOM_AROUND] == sent
+    near.send(bytes(100))
+    assert len(receive(far.fd, 60)) == 60
+    assert len(receive(far.fd, 60)) == 40
+    with pytest.raises(BlockingIOError):
+        receive(far.fd, 100)
+    near.close()
+    assert receive(far.fd, 100) == b""
+    far.close()
+    with pytest.raises(OSError, match="descriptor"):
+        receive(far.fd, 100)
 
 
 def test_where_nobody_waits_accepting_blocks(listening: socket.socket) -> None:
