@@ -64,7 +64,7 @@ cdef class ShotWriter:
 
 cdef class ShotReader:
     cdef bytes _partial
-    cdef readonly Py_ssize_t pending
+    cdef readonly Py_ssize_t pending, missing
     cdef bint _expect_hello
     cdef bint _ended
     cdef bint _failed

@@ -77,6 +77,9 @@ class ShotReader:
     @property
     def pending(self) -> int:
         """Bytes kept of a shot that is not whole."""
+    @property
+    def missing(self) -> int:
+        """Bytes that it lacks, as far as is known how long it is."""
 
 @final
 class ShotWriter:

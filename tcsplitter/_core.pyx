@@ -649,11 +649,12 @@ cdef class ShotReader:
             self._partial = wider
         memcpy(PyBytes_AS_STRING(self._partial) + self.pending, data, count)
         self.pending += count
+        self.missing = size - self.pending
         return 0
 
     cdef void _forget(self) noexcept:
         self._partial = b""
-        self.pending = 0
+        self.pending = self.missing = 0
 
     cdef tuple _record(self, const uint8_t* header, object shot):
         self._expect_hello = False

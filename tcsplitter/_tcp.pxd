@@ -17,6 +17,7 @@ cdef class TcpSocket:
     cpdef setsockopt(self, int level, int name, value)
     cpdef int error(self) except -1
     cpdef int unacknowledged(self) except -1
+    cpdef int wait_for(self, int count) except -1
     cpdef int abort(self) except -1
     cpdef int shutdown(self) except -1
 

@@ -50,6 +50,9 @@ class TcpSocket:
     def unacknowledged(self) -> int:
         """Bytes in the send queue that the other kernel has not acknowledged (tcp(7), SIOCOUTQ)."""
 
+    def wait_for(self, count: int) -> None:
+        """Let it become readable when so many bytes have come, or when the stream has ended (socket(7), SO_RCVLOWAT)."""
+
     def abort(self) -> None:
         """Let the close that follows reset the connection, so that the other end learns that it was cut off."""
 

@@ -48,7 +48,7 @@ cdef extern from "<sys/ioctl.h>" nogil:
 
 cdef extern from "<sys/socket.h>" nogil:
     int AF_INET, AF_INET6, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM
-    int SOL_SOCKET, SO_ERROR, SO_LINGER
+    int SOL_SOCKET, SO_ERROR, SO_LINGER, SO_RCVLOWAT
     struct sockaddr:
         pass
     struct linger_option "linger":
@@ -173,6 +173,12 @@ cdef class TcpSocket:
         if ioctl(self.fd, TIOCOUTQ, &count) < 0:
             PyErr_SetFromErrno(OSError)
         return count
+
+    cpdef int wait_for(self, int count) except -1:
+        """Let it become readable when so many bytes have come, or when the stream has ended (socket(7), SO_RCVLOWAT)."""
+        if c_setsockopt(self.fd, SOL_SOCKET, SO_RCVLOWAT, &count, sizeof(count)) < 0:
+            PyErr_SetFromErrno(OSError)
+        return 0
 
     cpdef int abort(self) except -1:
         """Let the close that follows reset the connection, so that the other end learns that it was cut off."""

@@ -5,7 +5,7 @@ from tcsplitter.carrier cimport Carrier
 from tcsplitter.watched cimport Watched
 
 cdef long long MOST_RECEIVED
-cdef int RECV_ROUNDS
+cdef int LEAST_AWAITED, MOST_AWAITED, RECV_ROUNDS
 
 
 cdef class Dialler:
@@ -38,6 +38,7 @@ cdef class Carriers:
     cdef long long _read_since_check
     cdef set _paused
     cdef object _pause_timer
+    cdef readonly object awaiting
 
     cpdef accepted(self, TcpSocket sock, Carrier carrier, double now)
     @cython.locals(last=Py_ssize_t, index=Py_ssize_t, conn=CarrierSocket)
@@ -51,6 +52,7 @@ cdef class CarrierSocket(Watched):
     cdef bint _closing, _corked, _discarding, _shut
     cdef public bint connected
     cdef double _dialled_at
+    cdef int _awaited
     cdef public object _queue, target
     cdef public TcpSocket _sock
     cdef public Carrier carrier
@@ -68,6 +70,8 @@ cdef class CarrierSocket(Watched):
     cdef _finish_connect(self, bint may_have_failed, double now)
     cdef _is_connected(self, double now)
     cdef _read(self, double now)
+    @cython.locals(missing=Py_ssize_t, awaited=Py_ssize_t)
+    cdef _await(self, Carrier carrier)
     cdef _throw_away(self)
     cdef _enqueue(self, data, double now)
     cdef _write_queue(self, double now)

@@ -14,6 +14,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import Protocol
 
 from tcsplitter._tcp import MOST_RECEIVED, ReadBuffer, TcpSocket, start_connect
+from tcsplitter.awaiting import Awaiting
 from tcsplitter.carrier import CLOSE, DIAL, PROBE, RESET, SHUT, TAIL, WRITE, Action, Carrier, Lent
 from tcsplitter.modes import Kind
 from tcsplitter.net import Resolver, Target
@@ -23,6 +24,8 @@ from tcsplitter.tuning import Tuning
 from tcsplitter.watched import Watched
 
 RECV_ROUNDS = 4  # reads of one carrier in one wake
+LEAST_AWAITED = 2_048  # bytes that a shot lacks: fewer come in a segment or two
+MOST_AWAITED = 12_288  # bytes that are waited for together: far fewer than a window
 SEND_LIMIT = 1_048_576  # bytes of one queue that go out in one wake
 QUEUE_LIMIT = 67_108_864  # bytes queued on one carrier; twice what a session may have in flight
 CAP_CHECK = 262_144  # bytes read from carriers between two looks at the protocol's caps in one wake
@@ -149,6 +152,8 @@ class Carriers:
         self._read_since_check = 0
         self._paused: set[CarrierSocket] = set()
         self._pause_timer = reactor.timer(self._resume)
+        self.awaiting = Awaiting(reactor)
+        """Carriers that are read when more of a shot is there."""
 
     def accepted(self, sock: TcpSocket, carrier: Carrier, now: float) -> None:
         """Serve a connection that was accepted; it must not block. What a client end says first comes with the connection."""
@@ -227,18 +232,9 @@ class CarrierSocket(Watched):
     """One carrier's socket. Its write queue is as long as `Carrier.backlog` says."""
 
     __slots__ = (
-        "_closing",
-        "_corked",
-        "_dialled_at",
-        "_discarding",
-        "_queue",
-        "_shut",
-        "_sock",
-        "carrier",
-        "carriers",
-        "connected",
-        "target",
-    )
+        "_awaited", "_closing", "_corked", "_dialled_at", "_discarding", "_queue", "_shut", "_sock", "carrier", "carriers",
+        "connected", "target",
+    )  # fmt: skip
 
     def __init__(self, carriers: Carriers, carrier: Carrier) -> None:
         Watched.__init__(self, carriers.reactor, -1)
@@ -254,6 +250,8 @@ class CarrierSocket(Watched):
         """The kernel keeps what was written until something follows."""
         self._closing = False
         self._discarding = False
+        self._awaited = 1
+        """Bytes that are to come before it is read again."""
         self._dialled_at = 0.0
         carrier.io = self
         carriers.open.add(self)
@@ -387,7 +385,7 @@ class CarrierSocket(Watched):
             try:
                 data = self._sock.recv(self.carriers.read_buffer)
             except BlockingIOError:
-                return
+                break
             except OSError:
                 self._lost(now)
                 return
@@ -400,7 +398,17 @@ class CarrierSocket(Watched):
             self.carriers.count_read(len(data))
             # The server's FIN came with its FINAL shot: reading on at once saves a wake.
             if carrier.closed or (len(data) < MOST_RECEIVED and not (carrier.rx_final and self.carriers.dialler)):
-                return
+                break
+        self._await(carrier)
+
+    def _await(self, carrier: Carrier) -> None:
+        """A shot is read when what it lacks is there, not for each segment of it."""
+        missing = carrier.reader.missing
+        awaited = 1 if missing < LEAST_AWAITED else min(missing, MOST_AWAITED)
+        if awaited != self._awaited and not carrier.closed:
+            self._awaited = awaited
+            self._sock.wait_for(awaited)
+            self.carriers.awaiting.note(self, awaited > 1)
 
     def _throw_away(self) -> None:
         try:
@@ -470,6 +478,8 @@ class CarrierSocket(Watched):
         self.carrier.backlog = 0
         self.carrier.io = None
         self.carriers.forget(self)
+        if self._awaited > 1:
+            self.carriers.awaiting.note(self, False)
         if self.fd >= 0:
             if self._corked:  # what was written last goes when it is closed
                 self.part()

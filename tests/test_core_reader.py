@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lending import lent
 from shots import header, seal, seal_hello
 
-from tcsplitter._core import FINAL, HELLO, MAX_HELLO_SEALED, MAX_SEALED, PARITY, ShotReader
+from tcsplitter._core import FINAL, HEADER_SIZE, HELLO, MAX_HELLO_SEALED, MAX_SEALED, PARITY, ShotReader
 from tcsplitter.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -79,6 +79,20 @@ def test_shots_are_cut_alike_in_whatever_pieces_they_come(records: list[Record],
         reader = ShotReader(with_hello)
         assert feed(reader, line) == records
         assert reader.pending == len(rest)
+
+
+@every_way
+def test_what_a_shot_lacks_is_known_with_its_header(feed: Feeder) -> None:
+    shot = seal(bytes(100))
+    assert ShotReader().missing == 0
+    for count in range(1, len(shot)):
+        reader = ShotReader()
+        assert feed(reader, shot[:count]) == []
+        assert reader.missing == (len(shot) if count >= HEADER_SIZE else HEADER_SIZE) - count
+        assert len(feed(reader, shot[count:])) == 1
+        assert reader.missing == 0
+        assert len(feed(reader, shot + shot[:count])) == 1
+        assert reader.missing == (len(shot) if count >= HEADER_SIZE else HEADER_SIZE) - count
 
 
 def test_one_whole_shot_is_not_copied() -> None:

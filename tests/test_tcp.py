@@ -1,6 +1,7 @@
 """TCP sockets of carriers: what they do, and what they say where it cannot be done."""
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -75,6 +76,28 @@ def test_much_is_received_with_room_around_it(pair: tuple[TcpSocket, TcpSocket])
     far.close()
     with pytest.raises(OSError, match="descriptor"):
         receive(far.fd, 100)
+
+
+def test_what_is_waited_for_comes_together_unless_the_stream_ends(pair: tuple[TcpSocket, TcpSocket]) -> None:
+    near, far = pair
+
+    def readable(seconds: float) -> bool:
+        return bool(select.select([far], [], [], seconds)[0])
+
+    far.wait_for(10_000)
+    near.send(bytes(9_999))
+    assert not readable(0.05)
+    near.send(b"x")
+    assert readable(10)
+    assert len(far.recv(ReadBuffer())) == 10_000
+    near.send(b"last")
+    assert not readable(0.05)
+    near.shutdown()
+    assert readable(10)
+    assert bytes(far.recv(ReadBuffer())) == b"last"
+    far.close()
+    with pytest.raises(OSError, match="descriptor"):
+        far.wait_for(1)
 
 
 def test_where_nobody_waits_accepting_blocks(listening: socket.socket) -> None:

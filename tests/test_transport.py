@@ -3,14 +3,16 @@
 import select
 import socket
 import struct
+from collections import Counter
 from collections.abc import Generator
 from selectors import EVENT_READ, EVENT_WRITE
 
 import pytest
 from loopback import CarrierHarness as Harness
-from loopback import crowd, fill, read_all, reset, socket_of
+from loopback import crowd, fill, known, read_all, reset, socket_of
+from shots import seal
 
-from tcsplitter import transport
+from tcsplitter import awaiting, transport
 from tcsplitter._tcp import MOST_RECEIVED
 from tcsplitter.carrier import Carrier, Op
 from tcsplitter.modes import Kind
@@ -302,6 +304,104 @@ def test_discarding_reports_nothing(server: Harness) -> None:
     server.do((Op.CLOSE, carrier))
     server.wakes(1)
     assert read_all(peer) == b""
+
+
+def feeding(harness: Harness) -> list[int]:
+    """Let what comes be cut into shots, as sessions do; the sizes in which it comes."""
+    sizes: list[int] = []
+    fed: Counter[Carrier] = Counter()
+
+    def feed(carrier: Carrier) -> None:
+        fresh = harness.end.received[carrier][fed[carrier] :]
+        sizes.append(len(fresh))
+        fed[carrier] += len(fresh)
+        carrier.reader.feed(fresh)
+
+    harness.end.on_receive = feed
+    return sizes
+
+
+def dribble(harness: Harness, peer: socket.socket, data: bytes) -> None:
+    """Send it in small segments, and serve after each what is ready."""
+    for start in range(0, len(data), 500):
+        peer.sendall(data[start : start + 500])
+        harness.wakes(1)
+
+
+def test_a_shot_that_comes_in_segments_is_read_when_it_is_whole(either: Harness) -> None:
+    """And what follows on the same carrier when it comes, however short."""
+    _carrier, peer = either.connect()
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sizes = feeding(either)
+    first, second, short = seal(bytes(10_000)), seal(bytes(9_000)), seal(bytes(10))
+    dribble(either, peer, first)
+    either.until(lambda: sum(sizes) == len(first))
+    assert len(sizes) <= 3
+    dribble(either, peer, second[:-1])
+    either.wakes(2)
+    assert sum(sizes) < len(first + second[:-1])
+    peer.sendall(second[-1:] + short)
+    either.until(lambda: sum(sizes) == len(first + second + short))
+    peer.sendall(short)
+    either.until(lambda: sum(sizes) == len(first + second + short + short))
+
+
+def test_what_comes_of_a_long_shot_is_heard_of_now_and_then(either: Harness) -> None:
+    """A carrier from which nothing is heard for seconds is given up; this one is only slow."""
+    _carrier, peer = either.connect()
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sizes = feeding(either)
+    shot = seal(bytes(200_000))
+    dribble(either, peer, shot)
+    either.until(lambda: sum(sizes) == len(shot))
+    assert len(shot) / transport.MOST_AWAITED <= len(sizes) <= len(shot) / transport.MOST_AWAITED + 4
+    assert max(sizes) < 2 * transport.MOST_AWAITED
+
+
+def test_a_slow_shot_is_heard_of_however_little_comes(either: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(awaiting, "LOOK_EVERY", 0.05)
+    carrier, peer = either.connect()
+    sizes = feeding(either)
+    shot = seal(bytes(10_000))
+    for end in (3_000, 3_001, 4_000):
+        peer.sendall(shot[sum(sizes) : end])
+        either.until(lambda: sum(sizes) == end)  # noqa: B023
+    other, other_peer = either.connect()
+    other_peer.sendall(shot[:100])  # beside one that is cut off while it waits
+    either.do((Op.RESET, carrier))
+    peer.close()
+    either.until(lambda: other in either.end.received)
+    assert sum(sizes) == 4_100
+    assert list(either.carriers.awaiting._all) == [other.io]
+
+
+def test_what_a_shot_lacks_after_a_full_read_is_waited_for_anew(either: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(awaiting, "LOOK_EVERY", 60.0)
+    carrier, peer = either.connect()
+    sizes = feeding(either)
+    pieces = [3_000, MOST_RECEIVED, 5_000]
+    shot = seal(bytes(sum(pieces) - len(seal(b""))))
+    with known(socket_of(carrier)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 400_000)
+        for size in pieces:
+            start = sum(sizes)
+            peer.sendall(shot[start : start + size])
+            while len(sock.recv(size, socket.MSG_PEEK)) < size:
+                pass
+            either.until(lambda: sum(sizes) == start + size)  # noqa: B023
+    assert sizes == pieces
+
+
+def test_the_end_of_a_half_that_is_cut_short_is_noticed_at_once(either: Harness) -> None:
+    carrier, peer = either.connect()
+    sizes = feeding(either)
+    shot = seal(bytes(10_000))
+    peer.sendall(shot[:3_000])
+    either.until(lambda: sum(sizes) == 3_000)
+    peer.sendall(shot[3_000:4_000])
+    peer.shutdown(socket.SHUT_WR)
+    either.until(lambda: ("eof", carrier) in either.end.events)
+    assert sum(sizes) == 4_000
 
 
 # ---------------------------------------------------------------------------------------------- closing
