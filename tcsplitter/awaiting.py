@@ -9,7 +9,7 @@ from tcsplitter.reactor import Reactor, Source
 LOOK_EVERY = 1.0  # seconds; a carrier from which nothing is heard for three is given up (recovery.GIVE_UP_SECONDS)
 
 
-class Slow(Source, Protocol):
+class Awaited(Source, Protocol):
     """What may take its time; transport.CarrierSocket."""
 
     events: int
@@ -20,10 +20,10 @@ class Awaiting:
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
-        self._all: dict[Slow, None] = {}
+        self._all: dict[Awaited, None] = {}
         self._timer = reactor.timer(self._look)
 
-    def note(self, source: Slow, waits: bool) -> None:
+    def note(self, source: Awaited, waits: bool) -> None:
         """Whether it is one of them from here on."""
         if not waits:
             self._all.pop(source, None)

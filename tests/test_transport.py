@@ -3,6 +3,7 @@
 import select
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Generator
 from selectors import EVENT_READ, EVENT_WRITE
@@ -386,8 +387,9 @@ def test_what_a_shot_lacks_after_a_full_read_is_waited_for_anew(either: Harness,
         for size in pieces:
             start = sum(sizes)
             peer.sendall(shot[start : start + size])
+            limit = time.monotonic() + 10
             while len(sock.recv(size, socket.MSG_PEEK)) < size:
-                pass
+                assert time.monotonic() < limit
             either.until(lambda: sum(sizes) == start + size)  # noqa: B023
     assert sizes == pieces
 
