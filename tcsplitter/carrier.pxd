@@ -32,6 +32,7 @@ cdef class CarrierSet:
     cdef list _actions
     cdef long long _offers
     cdef double _offered_at
+    cdef long long _highest_confirmed
 
     cpdef adopt(self, Carrier carrier, session, double idle_for, double now)
     cpdef greet(self, Carrier carrier, long long number)

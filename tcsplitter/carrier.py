@@ -178,6 +178,7 @@ class CarrierSet:
         self._actions = actions
         self._offers = 0
         self._offered_at = -inf
+        self._highest_confirmed = -1
 
     def adopt(self, carrier: Carrier, session: Owner, idle_for: float, now: float) -> None:
         """A carrier whose hello was sent or opened: both halves are open."""
@@ -197,7 +198,9 @@ class CarrierSet:
         self.greeted[number] = self.unconfirmed[carrier.kind][number] = carrier
 
     def confirm(self, ranges: list[tuple[int, int]]) -> None:
-        """The other end has the shots and hellos of these numbers."""
+        """The other end has the shots and hellos of these numbers, the highest first."""
+        if ranges:
+            self._highest_confirmed = max(self._highest_confirmed, ranges[0][1])
         for unconfirmed in self.unconfirmed.values():
             for low, high in ranges if unconfirmed else ():
                 known = unconfirmed if high - low > len(unconfirmed) else range(low, high + 1)
@@ -211,12 +214,13 @@ class CarrierSet:
             count += len(self.idle[kind])
         return count
 
-    def on_their_way(self, kind: Kind, since: float) -> int:
-        """Idle carriers of this kind that were dialled since then and that the other end may not know yet."""
+    def on_their_way(self, kind: Kind, since: float, at_most_since: float) -> int:
+        """Idle carriers of this kind that were dialled `since` then and that the other end may not know yet. Those that nothing
+        has overtaken, as the line may be full, count if they were dialled `at_most_since` then."""
         unconfirmed = self.unconfirmed[kind]
         while unconfirmed:
             number, carrier = next(iter(unconfirmed.items()))
-            if carrier.used_at > since:
+            if carrier.used_at > (since if number < self._highest_confirmed else at_most_since):
                 break
             del unconfirmed[number]
         return len(unconfirmed)

@@ -1,3 +1,5 @@
+cimport cython
+
 from tcsplitter.cap cimport Cap
 from tcsplitter.overrun cimport Overrun
 from tcsplitter.payload cimport PayloadSize
@@ -6,9 +8,10 @@ from tcsplitter.shots cimport SentShot
 cdef double DEFAULT_RTT, MIN_RTT_SECONDS, STARTUP_WINDOW, CRUISE_GAIN, CONTEST_GAIN, STARTUP_GAIN, PROBE_GAIN, LEAST_GAIN
 cdef double HEADROOM, DRAIN_RTTS, FOUND, SLACK, PACED_RTT, SHORT_GAIN, BURST_SHARE, BURST_SECONDS, LONGEST_PAUSE, ROUND_SECONDS
 cdef double QUEUE_SHARE, QUEUE_SECONDS, JITTER_SECONDS, JITTER_NEWS, QUEUE_JITTER, JITTER_WINDOW, FULL_SHARE, FULL_SECONDS
-cdef double FULL_JITTER, GROWTH, STUBBORN, STUBBORN_RTTS, NEWS, RELAX, RATE_SECONDS, MIN_RATE_WINDOW, SMALLEST_SHARE, REGAIN
+cdef double FULL_JITTER, GROWTH, STUBBORN, STUBBORN_RTTS, NEWS, RELAX, LONGEST_WAIT, RATE_SECONDS, MIN_RATE_WINDOW
+cdef double SMALLEST_SHARE, REGAIN
 cdef long long FIRST_RATE, LEAST_INITIAL, MOST_INITIAL, FIRST_LIMIT, LEAST_SHOTS, PROBE_ROUNDS, TRIED_ROUNDS, FOUND_AGAIN
-cdef long long FULL_SAMPLES, FIRST_SAMPLES, ENOUGH_SHOTS, FLAT_ROUNDS, CONTEST_ROUNDS, RATE_ROUNDS
+cdef long long SLOW_RATE, FULL_SAMPLES, FIRST_SAMPLES, ENOUGH_SHOTS, FLAT_ROUNDS, CONTEST_ROUNDS, RATE_ROUNDS
 
 
 cdef class Congestion:
@@ -45,6 +48,8 @@ cdef class Congestion:
     cpdef double flight(self)
     cdef double _first_bytes(self)
     cpdef double rate_at(self, double now)
+    @cython.locals(rate=double)
+    cpdef double takes(self, long long size)
     cpdef bint is_short(self)
     cdef _set_pace(self, double now)
     cdef _keep_rate(self, double rate, double now)

@@ -65,7 +65,7 @@ it, seconds, a multiple of the jitter."""
 FIRST_SAMPLES = 3
 """After so many of them, or one of a dial, no more is tried than what is known: a single ack may have been lost."""
 ENOUGH_SHOTS = 6
-"""A rate is known once so many payloads were delivered while one shot was under way."""
+"""A rate is known once so many payloads were delivered while one shot was under way, or all that may be."""
 FLAT_ROUNDS, GROWTH = 3, 1.25
 """Or when the rate has not grown by this factor in so many rounds."""
 STUBBORN, STUBBORN_RTTS, CONTEST_ROUNDS = 2.0, 4.0, 64
@@ -74,6 +74,9 @@ for so many rounds it does not yield."""
 NEWS, RELAX = 0.25, 1.02
 """Where a queue stands, what is delivered in a round is the rate of the line: the weight of the newest of those averages. They
 bound the rate, and this factor loosens the bound in each round without a queue."""
+SLOW_RATE, LONGEST_WAIT = 32_000, 10.0
+"""Bytes per second that a line is taken for, when it is to be said how long bytes take and it has not shown more in a whole
+payload; and seconds that they take at the most."""
 RATE_SECONDS = 5.0
 """A rate that was measured longer ago says nothing of what is needed now."""
 MIN_RATE_WINDOW, RATE_ROUNDS = 1.0, 10
@@ -184,7 +187,7 @@ class Congestion:
         long = queue > max(FULL_SHARE * self.rtt, FULL_SECONDS, FULL_JITTER * self.jitter)
         self._long_samples = self._long_samples + 1 if long else 0
         self._is_first &= not long or not dialled and self._long_samples < FIRST_SAMPLES
-        if self._long_samples >= FULL_SAMPLES and self._most_delivered >= ENOUGH_SHOTS * self.size.bytes:
+        if self._long_samples >= FULL_SAMPLES and self._most_delivered >= min(ENOUGH_SHOTS * self.size.bytes, self.window()):
             self._end_startup()
 
     def on_sent(self, shot: SentShot, under_way: int) -> None:
@@ -262,6 +265,11 @@ class Congestion:
     def flight(self) -> float:
         """Seconds from sending a payload to its ack, without any queue."""
         return self.size.flights * self.rtt
+
+    def takes(self, size: int) -> float:
+        """Seconds from one end of the line to the other for so many bytes, but for the RTT, as far as its rate is known."""
+        rate = self.rate if self._most_delivered >= self.size.bytes else max(self.rate, SLOW_RATE)
+        return min(size / rate, LONGEST_WAIT)
 
     def is_short(self) -> bool:
         """The line has so small an RTT that it is not paced."""

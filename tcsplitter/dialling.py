@@ -113,12 +113,12 @@ class Dialling:
         greeted before `since` is not on its way any more."""
         kind, carriers, peer = self._down, session.carriers, session.peer
         # One that a hello should have told of by the time of the last statement, and did not, is late or dead.
-        since = max(since, peer.said_at - max(TOLD_RTTS * session.recovery.rtt, TOLD_SECONDS))
-        known = peer.held + carriers.on_their_way(kind, since)
+        told = max(since, peer.said_at - max(TOLD_RTTS * session.recovery.rtt, TOLD_SECONDS))
+        known = peer.held + carriers.on_their_way(kind, told, since)
         if known >= len(carriers.idle[kind]):
             self._missing_since = inf
         elif session.id and self._free_places(session, now):
-            known = peer.held + carriers.on_their_way(kind, since)
+            known = peer.held + carriers.on_their_way(kind, told, since)
         return min(len(carriers.idle[kind]), known)
 
     def _free_places(self, session: Session, now: float) -> bool:

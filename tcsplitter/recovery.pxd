@@ -5,8 +5,8 @@ from tcsplitter.congestion cimport Congestion
 from tcsplitter.lateness cimport Lateness
 from tcsplitter.shots cimport SentShot
 
-cdef double LOST_RTTS, LOST_SECONDS, GIVE_UP_RTTS, GIVE_UP_SECONDS, LOST_MEMORY, MAX_PATIENCE, PATIENCE_FADES, MAX_BACKOFF
-cdef long long LATE_WINDOWS, MAX_UNACKED_CHUNKS
+cdef double LOST_RTTS, LOST_SECONDS, GIVE_UP_RTTS, GIVE_UP_SECONDS, GIVE_UP_TURNS, LOST_MEMORY, MAX_PATIENCE, PATIENCE_FADES, MAX_BACKOFF
+cdef long long SLOW_SHOTS, LATE_WINDOWS, MAX_UNACKED_CHUNKS
 
 
 cdef class Recovery:
@@ -21,7 +21,9 @@ cdef class Recovery:
 
     cpdef dialled(self, double seconds, double now)
     cpdef sample_rtt(self, double seconds, double now, long long size=?)
+    @cython.locals(patience=double)
     cpdef double lost_after(self)
+    @cython.locals(patience=double)
     cpdef double give_up_after(self)
     cpdef long long under_way(self)
     cpdef long long chunks_left(self)
@@ -29,6 +31,7 @@ cdef class Recovery:
     cpdef bint line_allows(self, double now)
     cpdef bint has_room(self)
     cpdef on_sent(self, SentShot shot)
+    @cython.locals(line=Congestion, in_time=double, limit=double)
     cpdef note_late(self, double now)
     cpdef bint was_overtaken(self, SentShot shot)
     cdef _leave(self, SentShot shot)

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from tcsplitter.shots import SentShot
 
 LOST_RTTS, LOST_SECONDS = 3.0, 1.0
-"""A shot is taken for lost after the larger of these, without progress."""
-GIVE_UP_RTTS, GIVE_UP_SECONDS = 10.0, 3.0
-"""A carrier with an unacknowledged shot is reset after the larger of these."""
+"""A shot is taken for lost after the larger of these, or what the line takes for all that is under way, without progress."""
+GIVE_UP_RTTS, GIVE_UP_SECONDS, GIVE_UP_TURNS = 10.0, 3.0, 2.0
+"""A carrier with an unacknowledged shot is reset after the larger of these, or so many times that."""
+SLOW_SHOTS = 4
+"""None is late in the time that the line takes for so many."""
 LOST_MEMORY = 10.0
 """Seconds for which a shot that was taken for lost may still be acknowledged."""
 MAX_PATIENCE, PATIENCE_FADES = 2.0, 0.99
@@ -81,10 +83,12 @@ class Recovery:
         return self.congestion.min_rtt
 
     def lost_after(self) -> float:
-        return max(self._patience, self._backoff) * max(LOST_RTTS * self.congestion.rtt, LOST_SECONDS)
+        patience = max(self._patience, self._backoff) * max(LOST_RTTS * self.congestion.rtt, LOST_SECONDS)
+        return max(patience, self.congestion.takes(self.under_way()))
 
     def give_up_after(self) -> float:
-        return self._backoff * max(GIVE_UP_RTTS * self.congestion.rtt, GIVE_UP_SECONDS)
+        patience = self._backoff * max(GIVE_UP_RTTS * self.congestion.rtt, GIVE_UP_SECONDS)
+        return max(patience, GIVE_UP_TURNS * self.congestion.takes(self.under_way()))
 
     def dialled(self, seconds: float, now: float) -> None:
         """A dial took so long: an RTT, and a sign of how full the line is."""
@@ -139,7 +143,9 @@ class Recovery:
 
     def note_late(self, now: float) -> None:
         """Move the shots that have become late to their own account."""
-        limit = now - self.lateness.in_time(self.congestion.rtt, ack_delay(self.congestion.rtt))
+        line = self.congestion
+        in_time = max(self.lateness.in_time(line.rtt, ack_delay(line.rtt)), line.takes(SLOW_SHOTS * line.size.bytes))
+        limit = now - in_time
         while self._young and self._young[0].sent_at < limit:
             shot = self._young.popleft()
             if shot.number in self.sent:

@@ -17,11 +17,11 @@ def shot(number: int, at: float, size: int = SIZE, chunks: int = 1) -> SentShot:
     return SentShot(number, at, size, Carrier(Kind.FLING, 0.0), [None] * chunks, [])  # type: ignore[list-item]
 
 
-def make(count: int = 0, at: float = 0.0, step: float = 0.0) -> Recovery:
-    """An account with shots 0, 1, … sent from `at` on."""
+def make(count: int = 0, at: float = 0.0, step: float = 0.0, size: int = SIZE) -> Recovery:
+    """An account with shots 0, 1, … of `size` bytes, sent from `at` on."""
     account = Recovery(PayloadSize(SIZE))
     for number in range(count):
-        account.on_sent(shot(number, at + number * step))
+        account.on_sent(shot(number, at + number * step, size))
     return account
 
 

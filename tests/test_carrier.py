@@ -416,13 +416,21 @@ def greeting_rig(count: int) -> Rig:
 def test_carriers_are_on_their_way_until_their_hello_is_confirmed(ranges: list[tuple[int, int]], left: int) -> None:
     rig = greeting_rig(5)
     rig.set.confirm(ranges)
-    assert rig.set.on_their_way(Kind.FLING, NOW - 1) == left
+    assert rig.set.on_their_way(Kind.FLING, NOW - 1, NOW - 1) == left
     assert len(rig.set.idle[Kind.FLING]) == 5
 
 
 def test_carriers_are_not_on_their_way_for_ever() -> None:
     rig = greeting_rig(3)
-    assert [rig.set.on_their_way(Kind.FLING, NOW + age) for age in (-1, 0, 0.5, 1, 2)] == [3, 2, 2, 1, 0]
+    assert [rig.set.on_their_way(Kind.FLING, NOW + age, NOW + age) for age in (-1, 0, 0.5, 1, 2)] == [3, 2, 2, 1, 0]
+
+
+@pytest.mark.parametrize(("confirmed", "left"), [([], 3), ([(15, 15)], 3), ([(25, 25)], 2), ([(35, 35), (5, 5)], 1)])
+def test_what_nothing_has_overtaken_is_on_its_way_for_longer(confirmed: list[tuple[int, int]], left: int) -> None:
+    """Hellos 0 to 40 were sent at 0 to 4 s, and it is asked when the last is young and the first two are old."""
+    rig = greeting_rig(5)
+    rig.set.confirm(confirmed)
+    assert rig.set.on_their_way(Kind.FLING, NOW + 3, NOW + 1) == left
 
 
 def test_carriers_that_are_no_longer_idle_are_not_on_their_way() -> None:
@@ -431,7 +439,7 @@ def test_carriers_that_are_no_longer_idle_are_not_on_their_way() -> None:
     rig.set.drop(rig.carriers[2], Op.RESET)
     rig.set.make_due(rig.carriers[3], NOW + 9)
     rig.set.suspend(rig.carriers[4])
-    assert rig.set.on_their_way(Kind.FLING, NOW - 1) == 2
+    assert rig.set.on_their_way(Kind.FLING, NOW - 1, NOW - 1) == 2
 
 
 def test_the_highest_shot_says_what_the_other_end_has() -> None:

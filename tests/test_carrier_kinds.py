@@ -236,6 +236,6 @@ def test_those_on_their_way_are_told_apart_by_kind() -> None:
     rig = Rig(F, F, L, S)
     for number, carrier in enumerate(rig.carriers):
         rig.set.greet(carrier, number)
-    assert [rig.set.on_their_way(kind, -inf) for kind in Kind] == [2, 1, 1, 0]
+    assert [rig.set.on_their_way(kind, -inf, -inf) for kind in Kind] == [2, 1, 1, 0]
     rig.set.confirm([(1, 2)])
-    assert [rig.set.on_their_way(kind, -inf) for kind in Kind] == [1, 0, 1, 0]
+    assert [rig.set.on_their_way(kind, -inf, -inf) for kind in Kind] == [1, 0, 1, 0]

@@ -229,6 +229,17 @@ def test_start_up_goes_on_while_the_rate_grows() -> None:
     assert windows[-1] > 2**5 * SIZE
 
 
+def test_a_queue_ends_the_search_on_a_slow_line_when_all_that_may_be_under_way_has_arrived() -> None:
+    """There would never be as much as tells the rate of other lines."""
+    account = make(LEAST_SHOTS)
+    account.dialled(0.1, 0.0)
+    ack(account, 0, LEAST_SHOTS - 1, 2.0)
+    for number in range(FULL_SAMPLES - 1):  # the ack was a long sample too
+        assert account.congestion.starting
+        account.dialled(1.0, 2.0 + 0.1 * number)
+    assert not account.congestion.starting
+
+
 @pytest.mark.parametrize("delivered", [2, ENOUGH_SHOTS - 1, ENOUGH_SHOTS])
 def test_a_queue_ends_the_search_only_when_enough_has_arrived_to_tell_a_rate(delivered: int) -> None:
     """The first shots leave all at once when the first carriers are there, and the dials after them wait behind them."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcsplitter.acks import ack_delay
-from tcsplitter.congestion import DEFAULT_RTT
+from tcsplitter.congestion import DEFAULT_RTT, SLOW_RATE
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import LATE_RTTS, LATE_SAMPLES
 from tcsplitter.payload import PayloadSize
@@ -24,6 +24,7 @@ from tcsplitter.recovery import (
     LOST_SECONDS,
     MAX_BACKOFF,
     MAX_PATIENCE,
+    SLOW_SHOTS,
     Recovery,
 )
 
@@ -144,6 +145,40 @@ def test_patience_follows_the_rtt(rtt: float, lost_after: float, give_up_after: 
     assert account.give_up_after() == give_up_after
 
 
+@pytest.mark.parametrize(("shots", "lost_after", "give_up_after"), [(1, LOST_SECONDS, GIVE_UP_SECONDS), (7, 2.1875, 4.375)])
+def test_before_a_payload_has_arrived_the_line_may_be_slow(shots: int, lost_after: float, give_up_after: float) -> None:
+    account = make(shots)
+    assert SLOW_RATE == 32_000
+    assert account.lost_after() == lost_after
+    assert account.give_up_after() == give_up_after
+
+
+def slow_line(shots: int) -> Recovery:
+    """It carries 5,000 bytes per second, as two payloads have shown, and so many more are under way."""
+    account = make(2)
+    for number in range(2):
+        ack(account, number, number, 2.0 * (number + 1))
+    assert account.congestion.rate == SIZE / 2.0
+    for number in range(shots):
+        account.on_sent(shot(10 + number, 4.0))
+    return account
+
+
+@pytest.mark.parametrize(("shots", "lost_after", "give_up_after"), [(0, 1, 3), (1, 2, 4), (3, 6, 12), (9, 10, 20)])
+def test_patience_lasts_for_what_the_line_still_has_to_carry(shots: int, lost_after: float, give_up_after: float) -> None:
+    account = slow_line(shots)
+    account.congestion.rtt = 0.1
+    assert (account.lost_after(), account.give_up_after()) == (lost_after, give_up_after)
+
+
+def test_nothing_is_late_in_the_time_of_a_few_payloads() -> None:
+    account = slow_line(3)
+    account.note_late(4.0 + SLOW_SHOTS * 2.0)
+    assert account.late_bytes == 0
+    account.note_late(4.1 + SLOW_SHOTS * 2.0)
+    assert account.late_bytes == 3 * SIZE
+
+
 # --- verdicts
 
 
@@ -228,6 +263,7 @@ def acknowledge_many(account: Recovery, age: float, rtt: float = 0.1) -> None:
 def test_late_shots_have_an_account_of_their_own() -> None:
     account = make()
     acknowledge_many(account, 0.1)
+    account.congestion.rate = 1e7
     account.on_sent(shot(100, 1.0))
     account.on_sent(shot(101, 1.1))
     in_time = account.lateness.in_time(0.1, ack_delay(0.1))
@@ -367,7 +403,7 @@ def test_a_loss_by_time_halves_the_bound_once_in_a_while() -> None:
 
 
 def test_timers_back_off_so_far_and_come_back() -> None:
-    account = make(30)
+    account = make(30, size=100)
     for number in range(10):
         account.lose(number, True, 100.0 * number)
     assert account.lost_after() == MAX_BACKOFF
