@@ -31,7 +31,7 @@ cdef class Recovery:
     cpdef bint line_allows(self, double now)
     cpdef bint has_room(self)
     cpdef on_sent(self, SentShot shot)
-    @cython.locals(line=Congestion, in_time=double, limit=double)
+    @cython.locals(line=Congestion, in_time=double, limit=double, shot=SentShot)
     cpdef note_late(self, double now)
     cpdef bint was_overtaken(self, SentShot shot)
     cdef _leave(self, SentShot shot)

@@ -146,12 +146,15 @@ class Recovery:
         line = self.congestion
         in_time = max(self.lateness.in_time(line.rtt, ack_delay(line.rtt)), line.takes(SLOW_SHOTS * line.size.bytes))
         limit = now - in_time
-        while self._young and self._young[0].sent_at < limit:
-            shot = self._young.popleft()
+        while self._young:
+            shot: SentShot = self._young[0]
             if shot.number in self.sent:
+                if shot.sent_at >= limit:
+                    break
                 shot.late = True
                 self.in_flight -= shot.size
                 self.late_bytes += shot.size
+            self._young.popleft()
 
     def was_overtaken(self, shot: SentShot) -> bool:
         """Whether a younger shot has arrived."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from sys import getrefcount
 from time import process_time
 
 import pytest
@@ -275,6 +276,16 @@ def test_late_shots_have_an_account_of_their_own() -> None:
         assert (account.in_flight, account.late_bytes) == (SIZE, SIZE)
     ack(account, 100, 101, 1.2)
     assert (account.in_flight, account.late_bytes) == (0, 0)
+
+
+def test_what_has_arrived_is_let_go_of_before_it_could_be_late() -> None:
+    account = make()
+    sent = shot(0, 0.0)
+    before = getrefcount(sent)
+    account.on_sent(sent)
+    ack(account, 0, 0, 0.1)
+    account.note_late(0.1)
+    assert getrefcount(sent) == before
 
 
 def test_late_shots_stop_the_sender_when_there_are_too_many() -> None:
