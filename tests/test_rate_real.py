@@ -93,7 +93,7 @@ def carry(tunnel_options: Callable[[bool], tuple[str, ...]], down: bool) -> tupl
     return came.rate(), took
 
 
-@pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
+@pytest.mark.parametrize("down", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["up", "down"])
 def test_bulk_keeps_to_the_cap_and_keystrokes_stay_quick(down: bool) -> None:
     rate, took = carry(lambda sends: ("--rate", CAP) if sends else (), down)
     FIGURES.info("--rate %s: %.2f Mbit/s on the line; %d keystrokes", CAP, rate * 8e-6, len(took))

@@ -25,6 +25,7 @@ SHARE = 0.1  # of the connections that are doomed, about half at a byte that the
 SKIPPING = "--frags", str(SIZE), "--retries", "0:3", "--buffer", f"{PACE * 1000:g}:0"
 UNFORGIVING = "--frags", str(SIZE), "--retries", "0:-1"
 each_way = pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
+one_way_first = pytest.mark.parametrize("down", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["up", "down"])
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +147,7 @@ def skip_what_freezes(seed: int, seconds: float, down: bool) -> None:
         assert gap <= PACE * max(LONGEST_GAP, missing + 2) + BUSY
 
 
-@each_way
+@one_way_first
 def test_what_freezes_is_passed_over(down: bool) -> None:
     skip_what_freezes(13, 4, down)
 
@@ -158,7 +159,7 @@ def test_what_freezes_is_passed_over_for_long(seed: int, down: bool) -> None:
     skip_what_freezes(seed, 20, down)
 
 
-@each_way
+@one_way_first
 def test_a_stream_that_lost_a_payload_is_reset(down: bool) -> None:
     """At both ends, soon, and with nothing missing in what came before."""
     stream, sender, _ = play(3, 12, down, 0.3, UNFORGIVING)

@@ -199,7 +199,7 @@ def in_megabytes(rates: Sequence[float]) -> str:
     return f"{max(rates) / MEGABYTE:.0f} (median {statistics.median(rates) / MEGABYTE:.0f})"
 
 
-@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("way", ["up", pytest.param("down", marks=pytest.mark.slow)])
 def test_a_slow_reader_costs_no_memory(way: str) -> None:
     programs = Programs()
     with Service(programs.serve) as service, Tunnel(service.address) as tunnel:
