@@ -214,13 +214,13 @@ class CarrierSet:
             count += len(self.idle[kind])
         return count
 
-    def on_their_way(self, kind: Kind, since: float, at_most_since: float) -> int:
-        """Idle carriers of this kind that were dialled `since` then and that the other end may not know yet. Those that nothing
-        has overtaken, as the line may be full, count if they were dialled `at_most_since` then."""
+    def on_their_way(self, kind: Kind, since: float, overtaken_since: float) -> int:
+        """Idle carriers of this kind that were dialled after `since` and that the other end may not know yet; one whose hello was
+        overtaken only if it was dialled after `overtaken_since`: what nothing has overtaken may wait in a full line."""
         unconfirmed = self.unconfirmed[kind]
         while unconfirmed:
             number, carrier = next(iter(unconfirmed.items()))
-            if carrier.used_at > (since if number < self._highest_confirmed else at_most_since):
+            if carrier.used_at > (overtaken_since if number < self._highest_confirmed else since):
                 break
             del unconfirmed[number]
         return len(unconfirmed)

@@ -50,6 +50,7 @@ cdef class Congestion:
     cpdef double rate_at(self, double now)
     @cython.locals(rate=double)
     cpdef double takes(self, long long size)
+    cpdef double takes_least(self)
     cpdef bint is_short(self)
     cdef _set_pace(self, double now)
     cdef _keep_rate(self, double rate, double now)

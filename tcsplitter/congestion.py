@@ -65,7 +65,8 @@ it, seconds, a multiple of the jitter."""
 FIRST_SAMPLES = 3
 """After so many of them, or one of a dial, no more is tried than what is known: a single ack may have been lost."""
 ENOUGH_SHOTS = 6
-"""A rate is known once so many payloads were delivered while one shot was under way, or all that may be."""
+"""A rate is known once so many payloads were delivered while one shot was under way, or as much as may be under way if that is
+less."""
 FLAT_ROUNDS, GROWTH = 3, 1.25
 """Or when the rate has not grown by this factor in so many rounds."""
 STUBBORN, STUBBORN_RTTS, CONTEST_ROUNDS = 2.0, 4.0, 64
@@ -75,8 +76,8 @@ NEWS, RELAX = 0.25, 1.02
 """Where a queue stands, what is delivered in a round is the rate of the line: the weight of the newest of those averages. They
 bound the rate, and this factor loosens the bound in each round without a queue."""
 SLOW_RATE, LONGEST_WAIT = 32_000, 10.0
-"""Bytes per second that a line is taken for, when it is to be said how long bytes take and it has not shown more in a whole
-payload; and seconds that they take at the most."""
+"""Bytes per second that a line is taken to carry at least until a whole payload has shown its rate, and the most seconds that
+anything on it is waited for."""
 RATE_SECONDS = 5.0
 """A rate that was measured longer ago says nothing of what is needed now."""
 MIN_RATE_WINDOW, RATE_ROUNDS = 1.0, 10
@@ -270,6 +271,10 @@ class Congestion:
         """Seconds from one end of the line to the other for so many bytes, but for the RTT, as far as its rate is known."""
         rate = self.rate if self._most_delivered >= self.size.bytes else max(self.rate, SLOW_RATE)
         return min(size / rate, LONGEST_WAIT)
+
+    def takes_least(self) -> float:
+        """The same for as many shots as may be under way on any line."""
+        return self.takes(LEAST_SHOTS * self.size.bytes)
 
     def is_short(self) -> bool:
         """The line has so small an RTT that it is not paced."""

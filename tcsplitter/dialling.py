@@ -112,24 +112,22 @@ class Dialling:
         """Idle carriers of those that the server takes first: no more than it said it has, or will have in a moment. What was
         greeted before `since` is not on its way any more."""
         kind, carriers, peer = self._down, session.carriers, session.peer
-        # One that a hello should have told of by the time of the last statement, and did not, is late or dead.
+        # What a hello should have told of by the time of the last statement, and did not, is late or dead if it was overtaken.
         told = max(since, peer.said_at - max(TOLD_RTTS * session.recovery.rtt, TOLD_SECONDS))
-        known = peer.held + carriers.on_their_way(kind, told, since)
+        known = peer.held + carriers.on_their_way(kind, since, told)
         if known >= len(carriers.idle[kind]):
             self._missing_since = inf
-        elif session.id and self._free_places(session, now):
-            known = peer.held + carriers.on_their_way(kind, told, since)
+        elif session.id:
+            self._free_places(session, now)
         return min(len(carriers.idle[kind]), known)
 
-    def _free_places(self, session: Session, now: float) -> bool:
-        """Carriers that the server should have, and has not for long, froze: they must not hold places in the pool. Whether there
-        were any."""
+    def _free_places(self, session: Session, now: float) -> None:
+        """Carriers that the server should have, and has not for long, froze: they must not hold places in the pool."""
         kind, carriers, said_at = self._down, session.carriers, session.peer.said_at
         self._missing_since = min(self._missing_since, said_at)
         if max(self._missing_since, session.data_at) > said_at - session.recovery.give_up_after():
-            return False
+            return
         for carrier in list(carriers.idle[kind]):
             if carrier.hello not in carriers.unconfirmed[kind] and not carrier.reader.pending:
                 session.give_up(carrier, now)
         self._missing_since = inf
-        return True

@@ -5,8 +5,9 @@ from tcsplitter.congestion cimport Congestion
 from tcsplitter.lateness cimport Lateness
 from tcsplitter.shots cimport SentShot
 
-cdef double LOST_RTTS, LOST_SECONDS, GIVE_UP_RTTS, GIVE_UP_SECONDS, GIVE_UP_TURNS, LOST_MEMORY, MAX_PATIENCE, PATIENCE_FADES, MAX_BACKOFF
-cdef long long SLOW_SHOTS, LATE_WINDOWS, MAX_UNACKED_CHUNKS
+cdef double LOST_RTTS, LOST_SECONDS, GIVE_UP_RTTS, GIVE_UP_SECONDS, GIVE_UP_TURNS, LOST_MEMORY
+cdef double MAX_PATIENCE, PATIENCE_FADES, MAX_BACKOFF
+cdef long long LATE_WINDOWS, MAX_UNACKED_CHUNKS
 
 
 cdef class Recovery:
@@ -31,7 +32,7 @@ cdef class Recovery:
     cpdef bint line_allows(self, double now)
     cpdef bint has_room(self)
     cpdef on_sent(self, SentShot shot)
-    @cython.locals(line=Congestion, in_time=double, limit=double, shot=SentShot)
+    @cython.locals(rtt=double, limit=double, shot=SentShot)
     cpdef note_late(self, double now)
     cpdef bint was_overtaken(self, SentShot shot)
     cdef _leave(self, SentShot shot)

@@ -25,8 +25,6 @@ LOST_RTTS, LOST_SECONDS = 3.0, 1.0
 """A shot is taken for lost after the larger of these, or what the line takes for all that is under way, without progress."""
 GIVE_UP_RTTS, GIVE_UP_SECONDS, GIVE_UP_TURNS = 10.0, 3.0, 2.0
 """A carrier with an unacknowledged shot is reset after the larger of these, or so many times that."""
-SLOW_SHOTS = 4
-"""None is late in the time that the line takes for so many."""
 LOST_MEMORY = 10.0
 """Seconds for which a shot that was taken for lost may still be acknowledged."""
 MAX_PATIENCE, PATIENCE_FADES = 2.0, 0.99
@@ -142,10 +140,9 @@ class Recovery:
         self._young.append(shot)
 
     def note_late(self, now: float) -> None:
-        """Move the shots that have become late to their own account."""
-        line = self.congestion
-        in_time = max(self.lateness.in_time(line.rtt, ack_delay(line.rtt)), line.takes(SLOW_SHOTS * line.size.bytes))
-        limit = now - in_time
+        """Move the shots that have become late to their own account, and let go of what has arrived before."""
+        rtt = self.congestion.rtt
+        limit = now - max(self.lateness.in_time(rtt, ack_delay(rtt)), self.congestion.takes_least())
         while self._young:
             shot: SentShot = self._young[0]
             if shot.number in self.sent:

@@ -430,7 +430,7 @@ def test_what_nothing_has_overtaken_is_on_its_way_for_longer(confirmed: list[tup
     """Hellos 0 to 40 were sent at 0 to 4 s, and it is asked when the last is young and the first two are old."""
     rig = greeting_rig(5)
     rig.set.confirm(confirmed)
-    assert rig.set.on_their_way(Kind.FLING, NOW + 3, NOW + 1) == left
+    assert rig.set.on_their_way(Kind.FLING, NOW + 1, NOW + 3) == left
 
 
 def test_carriers_that_are_no_longer_idle_are_not_on_their_way() -> None:

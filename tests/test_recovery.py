@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcsplitter.acks import ack_delay
-from tcsplitter.congestion import DEFAULT_RTT, SLOW_RATE
+from tcsplitter.congestion import DEFAULT_RTT, LEAST_SHOTS, SLOW_RATE
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.lateness import LATE_RTTS, LATE_SAMPLES
 from tcsplitter.payload import PayloadSize
@@ -25,7 +25,6 @@ from tcsplitter.recovery import (
     LOST_SECONDS,
     MAX_BACKOFF,
     MAX_PATIENCE,
-    SLOW_SHOTS,
     Recovery,
 )
 
@@ -174,9 +173,9 @@ def test_patience_lasts_for_what_the_line_still_has_to_carry(shots: int, lost_af
 
 def test_nothing_is_late_in_the_time_of_a_few_payloads() -> None:
     account = slow_line(3)
-    account.note_late(4.0 + SLOW_SHOTS * 2.0)
+    account.note_late(4.0 + LEAST_SHOTS * 2.0)
     assert account.late_bytes == 0
-    account.note_late(4.1 + SLOW_SHOTS * 2.0)
+    account.note_late(4.1 + LEAST_SHOTS * 2.0)
     assert account.late_bytes == 3 * SIZE
 
 
