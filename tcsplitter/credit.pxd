@@ -4,6 +4,9 @@ cimport cython
 cdef class ReceiveWindow
 
 
+cpdef long long first_windows(long long streams)
+
+
 cdef class StreamWindow:
     cdef public long long limit
     cdef ReceiveWindow _receiving
@@ -22,21 +25,22 @@ cdef class StreamWindow:
 
 cdef class SendWindow:
     cdef public dict held
-    cdef public long long limit, lost_chunks, total, unsent
+    cdef public long long limit, lost_chunks, streams, total, unsent
 
     cpdef long long left(self)
     cpdef long long room(self)
-    @cython.locals(left=cython.longlong, beyond=cython.longlong)
+    @cython.locals(left=cython.longlong, free=cython.longlong, beyond=cython.longlong)
     cpdef long long share(self, long long unread, long long size)
     cpdef took(self, long long count)
     cpdef bint raise_limit(self, long long total)
 
 
 cdef class ReceiveWindow:
-    cdef public long long limit
+    cdef public long long limit, streams
     cdef readonly long long _received
     cdef long long _free_before, _returned
 
     cpdef count(self, long long fresh)
     cpdef bint has_shrunk(self)
+    @cython.locals(limit=cython.longlong)
     cpdef bint give_back(self, long long count)

@@ -24,12 +24,19 @@ it took less than the last."""
 FAST_GROWTH, GAP_GROWTH = 8, 4
 """Factors by which it grows: while the reader takes what comes, and behind a gap."""
 SESSION_WINDOW, FINEST = 32 * 1024 * 1024, 2048
-"""Bytes of all streams of a direction that may be granted and unread; and into how many credits that is cut at the most, as each
-takes a shot."""
+"""Bytes of all streams of a direction that may be granted and unread, beside their first windows; and into how many credits that
+is cut at the most, as each takes a shot."""
+FIRST_WINDOWS = 2048
+"""For so many streams at the most the session's window is larger by a first window each: they find room whatever others hold."""
 
 FEW_LEFT, LITTLE = SESSION_WINDOW // 4, 4
-"""Bytes of the session's window that streams leave to others, each of which may keep no more than one of so many shares of what
-is left. A receiver proves that its reader reads before half of such a share is used up (WINDOW_SHARE)."""
+"""Bytes of the session's window, beside first windows, that streams leave to others, each of which may keep no more than one of
+so many shares of what is left. A receiver proves that its reader reads before half of such a share is used up (WINDOW_SHARE)."""
+
+
+def first_windows(streams: int) -> int:
+    """Bytes by which so many open streams make the session's window larger."""
+    return INITIAL_WINDOW * min(streams, FIRST_WINDOWS)
 
 
 class StreamWindow:
@@ -103,7 +110,7 @@ class StreamWindow:
 class SendWindow:
     """Bytes of all streams together, on their way out."""
 
-    __slots__ = ("held", "limit", "lost_chunks", "total", "unsent")
+    __slots__ = ("held", "limit", "lost_chunks", "streams", "total", "unsent")
 
     def __init__(self) -> None:
         self.limit = SESSION_WINDOW
@@ -114,6 +121,8 @@ class SendWindow:
         """Bytes that streams hold and never sent."""
         self.lost_chunks = 0
         """Chunks that streams hold to be sent again."""
+        self.streams = 0
+        """Streams that are open."""
         self.held: dict[Source, None] = {}
         """Streams that found no room, the one that waits for the longest first."""
 
@@ -128,11 +137,12 @@ class SendWindow:
     def share(self, unread: int, size: int) -> int:
         """Bytes that a stream may take of what is left, of which so many are unread as far as is known, in payloads of `size`.
 
-        It keeps a first window unread, or as much as it leaves to others beyond FEW_LEFT, or a small share of what is left: so
-        tens of readers that stop hold up nobody else.
+        It keeps a first window unread; or, of what is left beside all first windows, as much as it leaves to others beyond
+        FEW_LEFT, or a small share: so readers that stop hold up nobody else.
         """
         left = self.room()
-        beyond = max((left - FEW_LEFT - unread) // 2, left // LITTLE - unread)
+        free = left - first_windows(self.streams)
+        beyond = max((free - FEW_LEFT - unread) // 2, free // LITTLE - unread)
         return max(min(left, INITIAL_WINDOW - unread), beyond if beyond >= size else 0)
 
     def took(self, count: int) -> None:
@@ -151,11 +161,13 @@ class SendWindow:
 class ReceiveWindow:
     """Bytes of all streams together, received and consumed."""
 
-    __slots__ = ("_free_before", "_received", "_returned", "limit")
+    __slots__ = ("_free_before", "_received", "_returned", "limit", "streams")
 
     def __init__(self) -> None:
         self.limit = SESSION_WINDOW
         """Bytes that the other end may send in all."""
+        self.streams = 0
+        """Streams that are open."""
         self._received = 0
         self._returned = 0
         self._free_before = SESSION_WINDOW
@@ -168,8 +180,8 @@ class ReceiveWindow:
 
     @property
     def free(self) -> int:
-        """Bytes that what is unread leaves."""
-        return SESSION_WINDOW - self.held
+        """Bytes that what is unread leaves beside first windows."""
+        return max(0, SESSION_WINDOW - self.held)
 
     def count(self, fresh: int) -> None:
         """New bytes came. Raises RemoteProtocolError beyond the credit."""
@@ -188,7 +200,8 @@ class ReceiveWindow:
         """Bytes were consumed; whether the other end should be granted more: when a share of what is free has come together."""
         self._returned += count
         self._free_before = max(self._free_before, self.free)
-        if self._returned + SESSION_WINDOW - self.limit < max(self.free // WINDOW_SHARE, SESSION_WINDOW // FINEST):
+        limit = self._returned + SESSION_WINDOW + first_windows(self.streams)
+        if limit - self.limit < max(self.free // WINDOW_SHARE, SESSION_WINDOW // FINEST):
             return False
-        self.limit = self._returned + SESSION_WINDOW
+        self.limit = limit
         return True

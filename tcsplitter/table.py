@@ -55,6 +55,7 @@ class StreamTable:
         stream = self._open[self._next_id] = Stream(self, self._next_id, opened=False)
         self._next_id += 2
         self.opened += 1
+        self._count()
         self.shared.schedule(stream)
         return stream
 
@@ -80,6 +81,7 @@ class StreamTable:
         if len(self._closed) > 2 * MAX_STREAMS:
             raise RemoteProtocolError("skips stream ids without end")
         stream = self._open[stream_id] = Stream(self, stream_id, opened=True)
+        self._count()
         if full:
             stream.reset(TOO_MANY)
         else:
@@ -94,7 +96,13 @@ class StreamTable:
                 self._closed.add(stream.id, stream.id | 1)
             self.shared.sending.held.pop(stream, None)
             self.large.pop(stream, None)
+            self._count()
             self.shared.tell(stream)
+
+    def _count(self) -> None:
+        """There are more open streams than before, or fewer: so is the window of all of them."""
+        self.shared.sending.streams = self.shared.receiving.streams = len(self._open)
+        self.return_credit(0)
 
     def abandon(self) -> None:
         """The session ended."""

@@ -88,8 +88,8 @@ class End:
 class Pair:
     """A client and a server; what is under way arrives when a test says so."""
 
-    def __init__(self) -> None:
-        self.ends = [End(client=True), End(client=False)]
+    def __init__(self, handling: Handling | None = None) -> None:
+        self.ends = [End(client=True, handling=handling), End(client=False, handling=handling)]
         self.under_way: list[tuple[int, Shot]] = []
 
     def send(self) -> None:

@@ -29,6 +29,7 @@ from tcsplitter import (
 from tcsplitter._core import (
     ACK,
     CLOSE,
+    CREDIT,
     HEADER_SIZE,
     HELLO,
     MAX_HELLO_SEALED,
@@ -64,6 +65,7 @@ def test_the_caps_are_those_of_the_protocol() -> None:
         (credit, "INITIAL_WINDOW"): 65_536,
         (credit, "MAX_WINDOW"): 16 * 2**20,
         (credit, "SESSION_WINDOW"): 33_554_432,
+        (credit, "FIRST_WINDOWS"): 2_048,
         (table, "MAX_STREAMS"): 16_384,
         (receiving, "MAX_PIECES"): 16_384,
         (session, "MAX_PARTIAL"): 32 * 2**20,
@@ -87,7 +89,10 @@ def test_the_caps_are_those_of_the_protocol() -> None:
 
 
 class Rig:
-    """A server, one session of it, and a carrier on which its client can send shot after shot."""
+    """A server, one session of it, and a carrier on which its client can send shot after shot.
+
+    Answers are those to what was sent: the session's credit, which grows with its streams, is not among them.
+    """
 
     def __init__(self) -> None:
         self.server = Server()
@@ -99,7 +104,7 @@ class Rig:
         """One shot; what the server answers, but for acks."""
         self.peer.send(self.line, *frames)
         self.server.wait(0.05)
-        return [frame for frame in self.peer.read(self.line) if frame[0] != ACK]
+        return [frame for frame in self.peer.read(self.line) if frame[0] not in (ACK, CREDIT)]
 
     def acknowledged(self, *frames: Callable[[ShotWriter], object]) -> bool:
         """Send one shot; whether the server acknowledges it."""
@@ -132,13 +137,16 @@ def test_an_offset_beyond_a_streams_credit(offset: int) -> None:
     assert "credit" in Rig().ended_by(stream(0, offset, b"x"))
 
 
-def test_the_credit_of_a_session() -> None:
+def test_the_credit_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = 3
+    monkeypatch.setattr(credit, "FIRST_WINDOWS", first)
     rig = Rig()
-    for number in range(SESSION_WINDOW // INITIAL_WINDOW):
+    whole = SESSION_WINDOW + first * INITIAL_WINDOW
+    for number in range(whole // INITIAL_WINDOW):
         rig.peer.send(rig.line, stream(2 * number, 0, bytes(INITIAL_WINDOW)))
     assert rig.peer.alive
-    assert rig.session.held == SESSION_WINDOW
-    assert "credit" in rig.ended_by(stream(SESSION_WINDOW, 0, b"x"))
+    assert rig.session.held == whole
+    assert "credit" in rig.ended_by(stream(whole, 0, b"x"))
 
 
 @pytest.mark.parametrize("behind", [stream(2, 0, b"x"), reset(2, final_size=1)])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcsplitter.credit import INITIAL_WINDOW, SESSION_WINDOW, ReceiveWindow, SendWindow
+from tcsplitter.credit import FIRST_WINDOWS, INITIAL_WINDOW, SESSION_WINDOW, ReceiveWindow, SendWindow, first_windows
 from tcsplitter.errors import RemoteProtocolError
 
 QUARTER = SESSION_WINDOW // 4
@@ -94,21 +94,37 @@ def test_what_is_left_shrinks_by_a_third_at_a_time() -> None:
     assert window.has_shrunk()
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, SESSION_WINDOW)), max_size=60))
-def test_a_receive_window_holds_no_more_than_its_size_and_never_stalls(steps: list[tuple[bool, int]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(["comes", "read", "streams"]), st.integers(0, SESSION_WINDOW)), max_size=60))
+def test_a_receive_window_holds_no_more_than_its_size_and_never_stalls(steps: list[tuple[str, int]]) -> None:
     window = ReceiveWindow()
-    received = returned = 0
+    received = returned = most = 0
     limit = window.limit
-    for comes, wish in steps:
-        if comes:
+    for what, wish in steps:
+        if what == "comes":
             count = min(wish, window.limit - received)
             window.count(count)
             received += count
         else:
-            count = min(wish, received - returned)
+            count = min(wish, received - returned) * (what == "read")
             returned += count
+            if what == "streams":
+                window.streams = wish % (2 * FIRST_WINDOWS)
+                most = max(most, window.streams)
             assert window.give_back(count) is (window.limit > limit)
-        assert window.held == received - returned <= SESSION_WINDOW
-        assert limit <= window.limit <= returned + SESSION_WINDOW
-        assert window.limit > returned + SESSION_WINDOW - QUARTER
+        assert window.held == received - returned <= SESSION_WINDOW + first_windows(most)
+        assert limit <= window.limit <= returned + SESSION_WINDOW + first_windows(most)
+        assert window.limit > returned + SESSION_WINDOW + first_windows(window.streams) - QUARTER
         limit = window.limit
+
+
+def test_first_windows_are_granted_once_others_hold_all() -> None:
+    window = ReceiveWindow()
+    window.count(SESSION_WINDOW)
+    window.streams = 1
+    assert window.give_back(0)
+    assert window.limit == SESSION_WINDOW + INITIAL_WINDOW
+    window.streams = FIRST_WINDOWS + 1
+    assert window.give_back(0)
+    assert window.limit == SESSION_WINDOW + FIRST_WINDOWS * INITIAL_WINDOW
+    window.streams += 1
+    assert not window.give_back(0)

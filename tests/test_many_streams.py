@@ -27,6 +27,7 @@ LEAST_SHARE = 0.6  # of what a stream gets on average, when half of everything h
 LONGEST_ECHO = 0.08  # seconds, the median beside busy streams
 MOST_MEMORY = 4_000  # bytes of an end for each idle stream
 WARM = 500  # streams, opened before memory is looked at
+MOST_STOPPED = 250_000  # bytes of an end for each stream whose program reads nothing: two windows, and its share of an idle end
 IDLE_SECONDS, IDLE_CPU = 2.0, 0.05
 BATCH = 100
 
@@ -207,3 +208,26 @@ def test_idle_streams_cost_little_memory_and_no_time(tunnel: Tunnel, count: int)
     assert max(per_stream) < MOST_MEMORY
     assert max(busy) < IDLE_CPU
     assert echo < LONGEST_ECHO
+
+
+def stuff(socks: list[socket.socket]) -> int:
+    """Send on all, without reading, until none has taken anything for a second; how many bytes they took."""
+    taken = 0
+    with selectors.DefaultSelector() as selector:
+        for sock in socks:
+            sock.setblocking(False)
+            selector.register(sock, selectors.EVENT_WRITE, sock.send)
+        while ready := selector.select(1.0):
+            taken += sum(key.data(PATTERN[:PIECE]) for key, _ in ready)
+    return taken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [700])
+def test_programs_that_read_nothing_hold_up_nobody_however_many_they_are(tunnel: Tunnel, count: int) -> None:
+    with programs(tunnel, count) as stopped, connect(tunnel.address) as keys, connect(tunnel.address) as sock:
+        taken = stuff(stopped)
+        FIGURES.info("%d programs that read nothing sent %.0f MB; %s", count, taken / MEGABYTE, tunnel.usage())
+        greet([keys, sock])
+        Load([sock], 4 * MEGABYTE).run(keys)
+        assert max(end.memory for end in tunnel.ends) < MOST_STOPPED * count

@@ -13,9 +13,10 @@ from tcsplitter.credit import INITIAL_WINDOW
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.options import Retries
 from tcsplitter.shared import MAX_UNSENT, Handling
-from tcsplitter.streams import Stream
+from tcsplitter.streams import MAX_WHOLE, Stream
 
 WINDOW = 12_000
+UNREPLACED = Retries(resend=False, skip=0)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def test_what_is_dropped_unsent_makes_room_for_others() -> None:
 
 
 def test_less_than_a_payload_is_no_room_where_payloads_are_kept_whole() -> None:
-    end = End(client=True, handling=Handling(size=SIZE, retries=Retries(resend=False, skip=0)))
+    end = End(client=True, handling=Handling(size=SIZE, retries=UNREPLACED))
     greedy, other = end.table.open(), end.table.open()
     greedy.write(bytes(WINDOW - SIZE + 1))
     assert other.room == 0
@@ -204,6 +205,31 @@ def test_readers_that_stop_with_much_under_way_hold_up_nobody(stopped: int) -> N
 
 
 @pytest.mark.usefixtures("large_window")
+@pytest.mark.parametrize("read_at_first", [False, True])
+@pytest.mark.parametrize("whole", [0, MAX_WHOLE])
+def test_readers_that_stop_hold_up_nobody_however_many_they_are(read_at_first: bool, whole: int) -> None:
+    pair = Pair(Handling(size=whole, retries=UNREPLACED) if whole else None)
+    for _ in range(2 * LARGE // INITIAL_WINDOW):
+        sender, at_server = pair.open()
+        for _ in range(3 * read_at_first):
+            write_all(sender, pair)
+            read(at_server)
+            pair.settle()
+        assert write_all(sender, pair)
+    assert pair.ends[1].shared.receiving.held > LARGE
+    ways = pair.open(), pair.open()
+    for size in (1, 1_000, INITIAL_WINDOW // 4 - 1, 50_000):
+        for _ in range(40):
+            for going_on, at_server in ways:
+                room = going_on.room
+                assert room
+                going_on.write(bytes(min(room, size)))
+                pair.settle()
+                read(at_server)
+                pair.settle()
+
+
+@pytest.mark.usefixtures("large_window")
 @settings(
     max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )  # it sets a constant
@@ -240,11 +266,12 @@ def test_who_reads_gets_room_whatever_others_do(steps: list[tuple[int, int, bool
 def test_a_large_stream_leaves_to_others_what_it_takes() -> None:
     end = End(client=True)
     greedy, keystrokes = end.table.open(), end.table.open()
+    end.take((CREDIT, LARGE + 2 * INITIAL_WINDOW))  # what two streams make the window larger
     greedy.raise_send_limit(2**40, 0)
     while count := greedy.room:
         greedy.write(bytes(count))
         end.shots()
-    taken = LARGE - end.shared.sending.left()
+    taken = end.shared.sending.total
     assert taken == pytest.approx(3 * LARGE / 8, abs=2 * SIZE)  # as much as it leaves beyond FEW_LEFT
     assert greedy in end.shared.sending.held
     assert keystrokes.room == INITIAL_WINDOW

@@ -153,6 +153,7 @@ def test_data_that_comes_after_its_reset_is_counted_once() -> None:
 
 def test_what_was_never_sent_does_not_use_up_the_credit_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credit, "SESSION_WINDOW", 50_000)
+    monkeypatch.setattr(credit, "FIRST_WINDOWS", 0)
     pair = Pair()
     client, _ = pair.open()
     client.write(bytes(DATA))
@@ -205,6 +206,7 @@ STEPS = ("write", "write", "finish", "reset", "read", "read", "read", "send", "s
 @pytest.mark.parametrize("seed", range(400))
 def test_whatever_happens_streams_arrive_whole_and_nothing_is_left(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credit, "SESSION_WINDOW", 12_000)
+    monkeypatch.setattr(credit, "FIRST_WINDOWS", seed % 2)
     rng = random.Random(seed)
     pair = Pair()
     programs = Programs(pair)
