@@ -111,7 +111,7 @@ class Listener(Watched):
                     self._rest(os.strerror(error.errno), now)
                     return
                 continue  # the error of a connection that ended before it was accepted (accept(2))
-            self._on_accept(sock, host, now)
+            self._on_accept(sock, host, self.reactor.now)
             if self.closed:
                 return
 

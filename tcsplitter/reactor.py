@@ -1,11 +1,11 @@
-"""The event loop: sockets that are ready, timers that are due, one clock reading per wake.
+"""The event loop: sockets that are ready, timers that are due, and the only clock.
 
-A wake is: wait; serve sockets that are ready; serve timers that are due; the before_sleep hook; close what was handed to
-`close_later`. A key that the selector returned may be stale: an earlier callback of the same wake may have closed its
-object, and the kernel may have given the number to a new socket. Hence every registered object carries a live
-`closed` flag that is looked at first, and descriptors are unregistered before they are closed. Mostly they are closed after
-everything else of a wake, which need not wait for that. For a socket that is about to be closed `forget` is enough: closing it
-takes it out of epoll(7) too.
+A wake is: wait; read the clock; serve sockets that are ready; serve timers that are due; the before_sleep hook; close
+what was handed to `close_later`. A key that the selector returned may be stale: an earlier callback of the same wake
+may have closed its object, and the kernel may have given the number to a new socket. Hence every registered object
+carries a live `closed` flag that is looked at first, and descriptors are unregistered before they are closed. Mostly
+they are closed after everything else of a wake, which need not wait for that. For a socket that is about to be closed
+`forget` is enough: closing it takes it out of epoll(7) too.
 """
 
 import select
@@ -93,8 +93,8 @@ class Reactor:
 
     def __init__(self, clock: Callable[[], float] = boot_time, fine: bool = False) -> None:
         self.clock = clock
-        self.now = clock()
-        """The clock reading of this wake."""
+        self.now = self._woke_at = clock()
+        """The clock reading of this wake, or that of `look` in it."""
         self.before_sleep: Callable[[float], float] = _never
         self.wake_by = inf
         """When the next wake is due at the latest: what `before_sleep` returned last. No timer, as each wake moves it."""
@@ -148,19 +148,25 @@ class Reactor:
             self._ask()
         wait = self._time_to_sleep()
         ready = self._selector.select(wait)
-        asked = self.now + wait
-        self.now = now = self.clock()
+        asked = self._woke_at + wait
+        self.now = self._woke_at = now = self.clock()
         if now - asked > JUMP:
             self.on_jump(now)
         for key, events in ready:
             source: Source = key.data
             if not source.closed:
-                source.on_ready(events, now)
-        if self._timers and self._timers[0][0] <= now:
-            self._fire(now)
-        self.wake_by = self.before_sleep(now)
+                source.on_ready(events, self.now)
+        if self._timers and self._timers[0][0] <= self.now:
+            self._fire(self.now)
+        self.wake_by = self.before_sleep(self.now)
         if self._closing:
             self._close_all()
+
+    def look(self) -> float:
+        """Read the clock anew: what was read since the wake began may have come since then, too, and its time is not to be one
+        before it came."""
+        self.now = now = self.clock()
+        return now
 
     def close(self) -> None:
         """Release the selector and the signals. What is registered stays open: it belongs to others."""

@@ -142,6 +142,7 @@ class Carriers:
 
     def __init__(self, reactor: Reactor, end: End, dialler: Dialler | None = None) -> None:
         self.reactor = reactor
+        self.look = reactor.look
         self.end = end
         self.dialler = dialler
         self.open: set[CarrierSocket] = set()
@@ -389,6 +390,7 @@ class CarrierSocket(Watched):
             except OSError:
                 self._lost(now)
                 return
+            now = self.carriers.look()
             if not data:
                 end.carrier_eof(carrier, now)
                 if not carrier.closed:

@@ -96,6 +96,8 @@ class Notes:
         self.readable: set[Carrier] = set()
         self.events: list[tuple[Any, ...]] = []
         self.received: dict[Carrier, bytes] = {}
+        self.times: list[float] = []
+        """When something was received."""
         self.on_receive: Callable[[Carrier], None] = lambda _carrier: None
 
     def carrier_may_read(self, carrier: Carrier) -> bool:
@@ -111,6 +113,7 @@ class Notes:
 
     def carrier_received(self, carrier: Carrier, data: Lent, now: float) -> None:
         assert now > 0
+        self.times.append(now)
         self.received[carrier] = self.received.get(carrier, b"") + data
         self.on_receive(carrier)
 

@@ -260,6 +260,47 @@ def test_a_clock_jump_is_reported_first(stepped: Reactor, clock: Clock, late: fl
     assert seen == ["jump"] * jumps + ["timer"]
 
 
+def test_all_that_follows_in_a_wake_has_the_time_of_the_last_look_at_the_clock(stepped: Reactor, clock: Clock) -> None:
+    seen: list[float] = []
+    with ExitStack() as stack:
+        for _ in range(3):
+            inner, outer = map(stack.enter_context, socket.socketpair())
+
+            def read(source: Listening) -> None:
+                seen.append(source.reactor.now)
+                clock.now += 0.25
+                assert source.reactor.look() == clock.now
+
+            Listening(stepped, inner.fileno(), read)
+            outer.send(b"x")
+        began = clock.now
+
+        def before_sleep(now: float) -> float:
+            seen.append(now)
+            return inf
+
+        stepped.before_sleep = before_sleep
+        stepped.timer(seen.append).at(began + 0.6)
+        stepped.wake()
+    assert seen == [began + 0.25 * step for step in (0, 1, 2, 3, 3)]
+
+
+def test_time_that_passed_in_a_wake_is_a_jump_for_the_next(stepped: Reactor, clock: Clock) -> None:
+    seen: list[float] = []
+    stepped.on_jump = seen.append
+
+    def sleep(_now: float) -> None:
+        clock.now += 3 * JUMP  # the next wait is one of JUMP at the most
+        stepped.look()
+
+    stepped.call(sleep)
+    stepped.wake()
+    assert not seen
+    stepped.call(lambda _now: None)
+    stepped.wake()
+    assert seen == [clock.now]
+
+
 def test_a_stale_key_of_a_closed_object_is_skipped(reactor: Reactor) -> None:
     """Two sockets are ready; whichever is served first closes the other, whose number then goes to a new socket."""
     with ExitStack() as stack:

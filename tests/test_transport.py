@@ -215,6 +215,19 @@ def test_one_wake_reads_a_bounded_amount_of_a_carrier(either: Harness) -> None:
     either.until(lambda: len(either.end.received[carrier]) == sent)
 
 
+def test_what_is_read_later_in_a_wake_is_not_taken_for_what_came_before_it(either: Harness) -> None:
+    """Else its RTT would look shorter than the line's, and as long as that counts the line as if it had a queue."""
+    pairs = [either.connect() for _ in range(2)]
+    for carrier, peer in pairs:
+        peer.sendall(b"shot")
+        wait_readable(carrier)
+    served: list[float] = []
+    either.end.on_receive = lambda _carrier: served.append(either.reactor.clock())
+    either.reactor.wake()
+    first, second = either.end.times
+    assert first <= served[0] <= second <= served[1]
+
+
 @pytest.mark.parametrize("payload", [LARGE, REUSED])
 def test_a_grown_payload_comes_in_one_read(payload: int) -> None:
     # What is left of a shot takes another read, and the whole is copied to put it together.
