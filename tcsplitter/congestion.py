@@ -133,7 +133,7 @@ class Congestion:
         self._long_samples = 0
         self._probe_in = 0
         self._untried = False
-        """Payloads have grown, and no queue has stood since: it is not known what the line carries in such."""
+        """Payloads have grown, and no try has made a queue since: it is not known what the line carries in such."""
         self._found = 0
         """How many tries in a row have found a higher rate."""
         self._yielded = 0.0
@@ -307,7 +307,7 @@ class Congestion:
         """Go by what the line took if more was sent."""
         if self.overrun.judge(self._round_rtt / self.rtt - 1.0, now):
             self.rate = self._round_rate = min(self.rate, self.overrun.limit)
-            self._untried = False
+            self._untried &= PROBE_GAIN * self.rate < self.overrun.limit
             if self.starting:
                 self._end_startup()
 
@@ -373,11 +373,12 @@ class Congestion:
         self._notice_others(excess, now)
         self._probe_in -= 1
         found = self.rate > FOUND * self._round_rate
+        tried = self._gain > 1.0
         if excess > 0 and not self._contest:
             self._gain = max(LEAST_GAIN, 1.0 - excess / (DRAIN_RTTS * self.rtt))
             self._found = 0
-            self._untried = False
-        elif self._untried:
+            self._untried &= not tried  # else it is the queue that the search has left
+        elif self._untried and self._probe_in <= 0:
             self._gain = PROBE_GAIN
         elif found or self._probe_in <= 0:
             # The longer payloads take the more do samples scatter, and the later is it known what a try has found.

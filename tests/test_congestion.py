@@ -29,10 +29,12 @@ from tcsplitter.congestion import (
     SMALLEST_SHARE,
     Congestion,
 )
-from tcsplitter.payload import PayloadSize
+from tcsplitter.payload import LARGE, SMALL, PayloadSize
 from tcsplitter.recovery import Recovery
 
 MBIT = 125_000.0
+MOST_SMALL = 2_000_000.0
+"""Bytes that may leave in an RTT in payloads that have not grown."""
 
 
 class Path(PacedEnd):
@@ -96,6 +98,19 @@ class Path(PacedEnd):
         """Seconds that the median shot had to wait in the queue, of those that left since then."""
         waits = sorted(wait for at, wait in self.queues if at >= since)
         return waits[len(waits) // 2] if waits else 0.0
+
+
+class Growing(Path):
+    """A Path whose payloads grow where many small ones are under way, and all that is counted is what came since."""
+
+    def __init__(self, rate: float, rtt: float) -> None:
+        super().__init__(rate, rtt, SMALL, jitter=0.002, fresh=True)
+        self.account = Recovery(PayloadSize(SMALL, MOST_SMALL))
+        self.account.dialled(rtt, 0.0)
+
+    def _send(self) -> None:
+        self.size = self.congestion.size.bytes
+        super()._send()
 
 
 LINES = [
@@ -208,6 +223,16 @@ def test_start_up_takes_few_rtts(rate: float, rtt: float, size: int) -> None:
     since = path.now
     path.run_rtts(3)
     assert path.throughput(since) > 0.8 * rate
+
+
+@pytest.mark.parametrize(("rate", "rtt", "since"), [(200, 0.12, 1.5), (300, 0.08, 1.0)])
+def test_a_line_is_tried_at_once_when_payloads_have_grown(rate: float, rtt: float, since: float) -> None:
+    """What the search with small ones leaves in the queue is no sign that the line takes no more of large ones."""
+    path = Growing(rate * MBIT, rtt)
+    path.run(since)
+    assert path.size == LARGE
+    path.run(1.0)
+    assert path.throughput(since) > 0.96 * path.rate
 
 
 def test_start_up_goes_on_while_the_rate_grows() -> None:
