@@ -94,7 +94,7 @@ class Reactor:
     def __init__(self, clock: Callable[[], float] = boot_time, fine: bool = False) -> None:
         self.clock = clock
         self.now = self._woke_at = clock()
-        """The clock reading of this wake, or that of `look` in it."""
+        """The clock reading of this wake, or that of `read_clock` in it."""
         self.before_sleep: Callable[[float], float] = _never
         self.wake_by = inf
         """When the next wake is due at the latest: what `before_sleep` returned last. No timer, as each wake moves it."""
@@ -162,9 +162,8 @@ class Reactor:
         if self._closing:
             self._close_all()
 
-    def look(self) -> float:
-        """Read the clock anew: what was read since the wake began may have come since then, too, and its time is not to be one
-        before it came."""
+    def read_clock(self) -> float:
+        """Let the time go on within a wake, as what a socket gave by now may have come since the wake began. Returns it."""
         self.now = now = self.clock()
         return now
 

@@ -15,7 +15,7 @@ cdef class StreamTable:
     cpdef Stream known(self, long long stream_id)
     cpdef Stream accept(self, long long stream_id)
     cpdef forget_if_done(self, Stream stream)
-    cdef _count(self)
+    cdef _count_streams(self)
     cdef bint _opened_here(self, long long stream_id)
     cpdef queue_control(self, kind, subject=?)
     cpdef bint has_control(self)

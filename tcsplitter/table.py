@@ -55,7 +55,7 @@ class StreamTable:
         stream = self._open[self._next_id] = Stream(self, self._next_id, opened=False)
         self._next_id += 2
         self.opened += 1
-        self._count()
+        self._count_streams()
         self.shared.schedule(stream)
         return stream
 
@@ -81,7 +81,7 @@ class StreamTable:
         if len(self._closed) > 2 * MAX_STREAMS:
             raise RemoteProtocolError("skips stream ids without end")
         stream = self._open[stream_id] = Stream(self, stream_id, opened=True)
-        self._count()
+        self._count_streams()
         if full:
             stream.reset(TOO_MANY)
         else:
@@ -96,10 +96,10 @@ class StreamTable:
                 self._closed.add(stream.id, stream.id | 1)
             self.shared.sending.held.pop(stream, None)
             self.large.pop(stream, None)
-            self._count()
+            self._count_streams()
             self.shared.tell(stream)
 
-    def _count(self) -> None:
+    def _count_streams(self) -> None:
         """There are more open streams than before, or fewer: so is the window of all of them."""
         self.shared.sending.streams = self.shared.receiving.streams = len(self._open)
         self.return_credit(0)

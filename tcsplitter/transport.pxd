@@ -30,7 +30,7 @@ cdef class _Route:
 
 
 cdef class Carriers:
-    cdef public object end, look, reactor
+    cdef public object end, reactor, read_clock
     cdef public Dialler dialler
     cdef public set open
     cdef readonly ReadBuffer read_buffer

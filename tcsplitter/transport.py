@@ -142,7 +142,7 @@ class Carriers:
 
     def __init__(self, reactor: Reactor, end: End, dialler: Dialler | None = None) -> None:
         self.reactor = reactor
-        self.look = reactor.look
+        self.read_clock = reactor.read_clock
         self.end = end
         self.dialler = dialler
         self.open: set[CarrierSocket] = set()
@@ -390,7 +390,7 @@ class CarrierSocket(Watched):
             except OSError:
                 self._lost(now)
                 return
-            now = self.carriers.look()
+            now = self.carriers.read_clock()
             if not data:
                 end.carrier_eof(carrier, now)
                 if not carrier.closed:

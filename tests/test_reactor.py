@@ -260,7 +260,7 @@ def test_a_clock_jump_is_reported_first(stepped: Reactor, clock: Clock, late: fl
     assert seen == ["jump"] * jumps + ["timer"]
 
 
-def test_all_that_follows_in_a_wake_has_the_time_of_the_last_look_at_the_clock(stepped: Reactor, clock: Clock) -> None:
+def test_all_that_follows_in_a_wake_has_the_time_at_which_the_clock_was_read_last(stepped: Reactor, clock: Clock) -> None:
     seen: list[float] = []
     with ExitStack() as stack:
         for _ in range(3):
@@ -269,7 +269,7 @@ def test_all_that_follows_in_a_wake_has_the_time_of_the_last_look_at_the_clock(s
             def read(source: Listening) -> None:
                 seen.append(source.reactor.now)
                 clock.now += 0.25
-                assert source.reactor.look() == clock.now
+                assert source.reactor.read_clock() == clock.now
 
             Listening(stepped, inner.fileno(), read)
             outer.send(b"x")
@@ -291,7 +291,7 @@ def test_time_that_passed_in_a_wake_is_a_jump_for_the_next(stepped: Reactor, clo
 
     def sleep(_now: float) -> None:
         clock.now += 3 * JUMP  # the next wait is one of JUMP at the most
-        stepped.look()
+        stepped.read_clock()
 
     stepped.call(sleep)
     stepped.wake()
