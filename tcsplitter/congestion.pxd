@@ -9,9 +9,10 @@ cdef double DEFAULT_RTT, MIN_RTT_SECONDS, STARTUP_WINDOW, CRUISE_GAIN, CONTEST_G
 cdef double HEADROOM, DRAIN_RTTS, FOUND, SLACK, PACED_RTT, SHORT_GAIN, BURST_SHARE, BURST_SECONDS, LONGEST_PAUSE, ROUND_SECONDS
 cdef double QUEUE_SHARE, QUEUE_SECONDS, JITTER_SECONDS, JITTER_NEWS, QUEUE_JITTER, JITTER_WINDOW, FULL_SHARE, FULL_SECONDS
 cdef double FULL_JITTER, GROWTH, STUBBORN, STUBBORN_RTTS, NEWS, RELAX, LONGEST_WAIT, RATE_SECONDS, MIN_RATE_WINDOW
-cdef double SMALLEST_SHARE, REGAIN
+cdef double SMALLEST_SHARE, REGAIN, STILL_SHARE, LESS
 cdef long long FIRST_RATE, LEAST_INITIAL, MOST_INITIAL, FIRST_LIMIT, LEAST_SHOTS, PROBE_ROUNDS, TRIED_ROUNDS, FOUND_AGAIN
 cdef long long SLOW_RATE, FULL_SAMPLES, FIRST_SAMPLES, ENOUGH_SHOTS, FLAT_ROUNDS, CONTEST_ROUNDS, RATE_ROUNDS
+cdef long long STILL_ROUNDS, TRUST_ROUNDS
 
 
 cdef class Congestion:
@@ -31,6 +32,9 @@ cdef class Congestion:
     cdef int _long_samples, _probe_in, _found
     cdef double _yielded, _longest, _rate_before
     cdef readonly int _contest
+    cdef int _still, _trusted
+    cdef double _stood, _stood_since, _arrived
+    cdef long long _stood_delivered
     cdef double _share
     cdef long long _under_way, _delivered
     cdef double _delivered_at, _first_sent_at
@@ -62,4 +66,7 @@ cdef class Congestion:
     cdef _end_startup(self)
     cdef _choose_gain(self, double excess, double now)
     cdef _notice_others(self, double excess, double now)
+    cdef bint _is_longer(self, double excess, double now)
+    cdef _take_longer(self, double now)
+    cdef _regain_rate(self, double now)
     cdef _search(self)

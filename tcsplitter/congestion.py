@@ -72,6 +72,10 @@ FLAT_ROUNDS, GROWTH = 3, 1.25
 STUBBORN, STUBBORN_RTTS, CONTEST_ROUNDS = 2.0, 4.0, 64
 """A queue that stays though this end has held back so many times what stood in it, and so many RTTs besides, is that of others:
 for so many rounds it does not yield."""
+STILL_ROUNDS, STILL_SHARE, LESS, TRUST_ROUNDS = 5, 0.2, 0.8, 64
+"""A queue that has not changed by more than this share of it for so many rounds is tried with LEAST_GAIN. If no more than this
+share of what arrived before arrives then, and it stands as it did, it is none: the line has become longer. Else it is tried again
+after so many rounds, as each try costs a part of one."""
 NEWS, RELAX = 0.25, 1.02
 """Where a queue stands, what is delivered in a round is the rate of the line: the weight of the newest of those averages. They
 bound the rate, and this factor loosens the bound in each round without a queue."""
@@ -144,6 +148,16 @@ class Congestion:
         """The rate before that."""
         self._contest = 0
         """Rounds for which this end goes on not to yield."""
+        self._still = 0
+        """Rounds for which a queue that is too long has not changed."""
+        self._trusted = 0
+        """Rounds for which no queue is tried."""
+        self._stood = 0.0
+        """How long it was at first."""
+        self._stood_since = -inf
+        self._stood_delivered = 0
+        self._arrived = 0.0
+        """Bytes per second that arrived from then on, until it was tried."""
         self._share = 1.0
         self._under_way = 0
         self._delivered = 0
@@ -323,6 +337,9 @@ class Congestion:
             shot = self.size.bytes / self.rate if self.rate else 0.0
             excess = self.queue - max(QUEUE_SHARE * self.rtt, QUEUE_SECONDS, shot, QUEUE_JITTER * self.jitter)
             self._bound_rate(excess > 0, now)
+            if self._is_longer(excess, now):
+                self._take_longer(now)
+                excess = 0.0
             self._choose_gain(excess, now)
         self._choose_size(now)
         self._round_began, self._round_delivered = now, self._delivered
@@ -375,7 +392,8 @@ class Congestion:
         found = self.rate > FOUND * self._round_rate
         tried = self._gain > 1.0
         if excess > 0 and not self._contest:
-            self._gain = max(LEAST_GAIN, 1.0 - excess / (DRAIN_RTTS * self.rtt))
+            tries = self._still >= STILL_ROUNDS
+            self._gain = LEAST_GAIN if tries else max(LEAST_GAIN, 1.0 - excess / (DRAIN_RTTS * self.rtt))
             self._found = 0
             self._untried &= not tried  # else it is the queue that the search has left
         elif self._untried and self._probe_in <= 0:
@@ -401,10 +419,43 @@ class Congestion:
         self._yielded += max(0.0, 1.0 - self._gain) * (now - self._round_began)
         self._longest = max(self._longest, self.queue, self._under_way / self.rate - self.flight())
         stays = self._yielded > STUBBORN * self._longest + STUBBORN_RTTS * self.rtt
-        if stays and not self.polite:
+        if stays and not (self.polite or self._still):
             self._contest, self._yielded = CONTEST_ROUNDS, 0.0
-            self._ceiling = inf
-            self._keep_rate(self._rate_before, now)
+            self._regain_rate(now)
+
+    def _is_longer(self, excess: float, now: float) -> bool:
+        """See whether it is not a queue that stands, but the line that has become longer: then it stays as it is though less is
+        sent, and less arrives. A polite end takes all for the queue of others."""
+        changed = abs(self.queue - self._stood) > max(QUEUE_SECONDS, QUEUE_JITTER * self.jitter, STILL_SHARE * self._stood)
+        self._trusted = max(0, self._trusted - 1)
+        if excess <= 0 or changed or self._contest or self._trusted or self.polite:
+            if self._still >= STILL_ROUNDS:
+                self._trusted = TRUST_ROUNDS
+            self._still, self._stood = 0, self.queue
+            self._stood_since, self._stood_delivered = now, self._delivered
+            return False
+        self._still += 1
+        if self._still == STILL_ROUNDS:
+            self._arrived = (self._delivered - self._stood_delivered) / (now - self._stood_since)
+        # Half of the rate lets a queue go by half a round in each; the round behind those shows it.
+        if self._still < STILL_ROUNDS + 2 + int(self.queue / self.rtt):
+            return False
+        self._still = 0
+        longer = (self._delivered - self._round_delivered) / (now - self._round_began) <= LESS * self._arrived
+        self._trusted = 0 if longer else TRUST_ROUNDS
+        return longer
+
+    def _take_longer(self, now: float) -> None:
+        """Go by the RTT as it is now."""
+        self.rtt = self.min_rtt = self._min_rtt_before = self._min_rtt_now = self.rtt + self.queue
+        self._min_rtt_since = now
+        self.queue = 0.0
+        self._regain_rate(now)
+
+    def _regain_rate(self, now: float) -> None:
+        """Take back what yielding has cost, as it was in vain."""
+        self._ceiling = inf
+        self._keep_rate(self._rate_before, now)
 
     def _search(self) -> None:
         """The line carries far more than was known: look for its rate as at the start."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from math import inf, log2
 
 import pytest
 from account import SIZE, ack, make, shot
+from dropping import DroppingPath
 from hypothesis import given
 from hypothesis import strategies as st
-from paced_end import PacedEnd
+from queueing import Growing, Path
 
 from tcsplitter.congestion import (
     DEFAULT_RTT,
@@ -29,89 +29,10 @@ from tcsplitter.congestion import (
     SMALLEST_SHARE,
     Congestion,
 )
-from tcsplitter.payload import LARGE, SMALL, PayloadSize
+from tcsplitter.payload import LARGE, PayloadSize
 from tcsplitter.recovery import Recovery
 
 MBIT = 125_000.0
-MOST_SMALL = 2_000_000.0
-"""Bytes that may leave in an RTT in payloads that have not grown."""
-
-
-class Path(PacedEnd):
-    """A line with an endless queue.
-
-    Whenever a shot leaves a connection is dialled, behind it in the queue. Shots and dials take an RTT besides, more or less by
-    up to `jitter` of it, and what others put into the queue. Where connections are `fresh` a shot takes what slow start does.
-    """
-
-    def __init__(self, rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1, fresh: bool = False) -> None:
-        super().__init__(rate, rtt, size, seed, fresh)
-        self.offered = inf
-        """Bytes per second that the program has to send."""
-        self.carriers = inf
-        """Shots that may be under way."""
-        self.foreign = 0.0
-        """Seconds that others' packets stand in the queue."""
-        self.queues: list[tuple[float, float]] = []
-        """When a shot left, and the time that its packets had to wait for those before."""
-        self._jitter = jitter
-        self._since = 0.0
-        self._sent_since = 0
-
-    def offer(self, rate: float) -> None:
-        """From now on the program writes so many bytes per second."""
-        self.offered, self._since, self._sent_since = rate, self.now, 0
-
-    def _wakes(self) -> list[float]:
-        times = [self.congestion.opens_at] if self._waits_for_pace else []
-        if self.offered < inf:
-            times.append(max(self.now + 1e-6, self._since + (self._sent_since + 1) * self.size / self.offered))
-        return times
-
-    def run_rtts(self, count: float) -> None:
-        self.run(count * self.rtt)
-
-    def _send(self) -> None:
-        while self.account.may_send(self.now):
-            due = (self.now - self._since) * self.offered if self.offered < inf else inf
-            if (self._sent_since + 1) * self.size > due * (1 + 1e-9) or len(self.account.sent) >= self.carriers:
-                self.congestion.on_limited(self.account.under_way())
-                return
-            number = self._sent
-            self._sent += 1
-            self._sent_since += 1
-            self.account.on_sent(shot(number, self.now, self.size))
-            self._free = max(self._free, self.now)
-            self.queues.append((self.now, self._free - self.now))
-            self._free += self.size / self.rate
-            flights = self.congestion.size.flights
-            self._after(self._travel() + (flights - 1) * self.rtt, partial(self._acknowledged, number))
-            self._dialled_after(self._travel())
-
-    def _travel(self) -> float:
-        dice = self._jitter * (2 * self._random.random() - 1)
-        return self._free - self.now + self.rtt * (1 + dice) + self.foreign
-
-    # ------------------------------------------------------------------------- what is looked at
-
-    def queue(self, since: float) -> float:
-        """Seconds that the median shot had to wait in the queue, of those that left since then."""
-        waits = sorted(wait for at, wait in self.queues if at >= since)
-        return waits[len(waits) // 2] if waits else 0.0
-
-
-class Growing(Path):
-    """A Path whose payloads grow where many small ones are under way, and all that is counted is what came since."""
-
-    def __init__(self, rate: float, rtt: float) -> None:
-        super().__init__(rate, rtt, SMALL, jitter=0.002, fresh=True)
-        self.account = Recovery(PayloadSize(SMALL, MOST_SMALL))
-        self.account.dialled(rtt, 0.0)
-
-    def _send(self) -> None:
-        self.size = self.congestion.size.bytes
-        super()._send()
-
 
 LINES = [
     (rate * MBIT, rtt, size)
@@ -325,6 +246,70 @@ def test_a_line_that_gets_slower_or_faster_is_followed(rate: float, rtt: float, 
     assert path.congestion.rate == pytest.approx(path.rate, rel=0.2)
     assert path.throughput(since) > 0.85 * path.rate
     assert path.queue(since) < max(rtt, 3 * size / path.rate, 0.01)
+
+
+LONGER = [(5, 0.05, 1_300), (20, 0.3, 10_000), (50, 0.1, 10_000), (100, 0.04, 10_000), (300, 0.08, 65_536)]
+longer = pytest.mark.parametrize(("rate", "rtt", "size"), [(rate * MBIT, rtt, size) for rate, rtt, size in LONGER], ids=str)
+
+
+@pytest.mark.parametrize("factor", [1.13, 1.2, 1.5, 2.5])
+@longer
+def test_a_line_that_becomes_longer_carries_as_much(rate: float, rtt: float, size: int, factor: float) -> None:
+    """What it takes longer is no queue: holding back would not shorten it."""
+    path = started(rate, rtt, size, 0.02)
+    path.rtt *= factor
+    path.run_rtts(20)
+    since = path.now
+    path.run_rtts(40)
+    assert path.throughput(since) > 0.9 * rate
+    assert path.queue(since) < max(0.6 * path.rtt, 3 * size / rate)
+
+
+@given(st.floats(0.5, 2.5), st.floats(-1.7, -0.6), st.floats(1, 4), st.floats(0, 0.1), st.integers(0, 99))
+def test_whatever_becomes_of_a_line_its_rate_is_used(power: float, rtt: float, factor: float, jitter: float, seed: int) -> None:
+    rate = 10**power * MBIT
+    path = started(rate, 10**rtt, int(rate * 10**rtt / 20), jitter, seed)
+    path.rtt *= factor
+    path.run_rtts(30)
+    since = path.now
+    path.run_rtts(30)
+    assert path.throughput(since) > 0.8 * rate
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("factor", [0.7, 0.35])
+@longer
+def test_a_slower_line_is_not_taken_for_a_longer_one(rate: float, rtt: float, size: int, factor: float, seed: int) -> None:
+    """What stands in its queue is ours, however long it takes to see that."""
+    path = Path(rate, rtt, size, 0.02, seed)
+    path.run(0.2 * MIN_RTT_SECONDS)
+    path.rate *= factor
+    while path.now < 0.4 * MIN_RTT_SECONDS:
+        path.run_rtts(1)
+        assert path.congestion.min_rtt < 1.05 * rtt + 2 * size / path.rate
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("factor", [0.5, 0.25, 0.1])
+def test_nor_is_one_whose_queue_is_full_by_then(factor: float, seed: int) -> None:
+    """It stands as it did, since what arrives is what the line carries, however much too much is sent."""
+    rtt = 0.05
+    path = DroppingPath(5 * MBIT, rtt, 1_300, 5 * MBIT * rtt, seed=seed)
+    path.run(0.4 * MIN_RTT_SECONDS)
+    path.rate *= factor
+    while path.now < MIN_RTT_SECONDS:
+        path.run(rtt)
+        assert path.congestion.min_rtt < 1.05 * rtt + 2 * 1_300 / path.rate
+
+
+@longer
+def test_a_polite_end_takes_a_longer_line_for_the_queue_of_others(rate: float, rtt: float, size: int) -> None:
+    path = Path(rate, rtt, size)
+    path.congestion.polite = True
+    path.run(0.2 * MIN_RTT_SECONDS)
+    path.foreign = 0.3 * rtt
+    path.run(0.3 * MIN_RTT_SECONDS)
+    assert path.congestion.min_rtt < 1.05 * rtt + 2 * size / rate
 
 
 LONG = [line for line in LINES if line[0] * line[1] > 8 * line[2]]
