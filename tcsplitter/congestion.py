@@ -151,11 +151,12 @@ class Congestion:
         self._still = 0
         """Rounds for which a queue that is too long has not changed."""
         self._trusted = 0
-        """Rounds for which no queue is tried."""
+        """Rounds for which any queue is taken for one."""
         self._stood = 0.0
         """How long it was at first."""
         self._stood_since = -inf
         self._stood_delivered = 0
+        """When that was, and what was delivered by then."""
         self._arrived = 0.0
         """Bytes per second that arrived from then on, until it was tried."""
         self._share = 1.0
@@ -392,8 +393,8 @@ class Congestion:
         found = self.rate > FOUND * self._round_rate
         tried = self._gain > 1.0
         if excess > 0 and not self._contest:
-            tries = self._still >= STILL_ROUNDS
-            self._gain = LEAST_GAIN if tries else max(LEAST_GAIN, 1.0 - excess / (DRAIN_RTTS * self.rtt))
+            doubted = self._still >= STILL_ROUNDS
+            self._gain = LEAST_GAIN if doubted else max(LEAST_GAIN, 1.0 - excess / (DRAIN_RTTS * self.rtt))
             self._found = 0
             self._untried &= not tried  # else it is the queue that the search has left
         elif self._untried and self._probe_in <= 0:
@@ -426,23 +427,21 @@ class Congestion:
     def _is_longer(self, excess: float, now: float) -> bool:
         """See whether it is not a queue that stands, but the line that has become longer: then it stays as it is though less is
         sent, and less arrives. A polite end takes all for the queue of others."""
-        changed = abs(self.queue - self._stood) > max(QUEUE_SECONDS, QUEUE_JITTER * self.jitter, STILL_SHARE * self._stood)
         self._trusted = max(0, self._trusted - 1)
-        if excess <= 0 or changed or self._contest or self._trusted or self.polite:
-            if self._still >= STILL_ROUNDS:
-                self._trusted = TRUST_ROUNDS
-            self._still, self._stood = 0, self.queue
-            self._stood_since, self._stood_delivered = now, self._delivered
-            return False
-        self._still += 1
-        if self._still == STILL_ROUNDS:
-            self._arrived = (self._delivered - self._stood_delivered) / (now - self._stood_since)
-        # Half of the rate lets a queue go by half a round in each; the round behind those shows it.
-        if self._still < STILL_ROUNDS + 2 + int(self.queue / self.rtt):
-            return False
-        self._still = 0
-        longer = (self._delivered - self._round_delivered) / (now - self._round_began) <= LESS * self._arrived
-        self._trusted = 0 if longer else TRUST_ROUNDS
+        changed = abs(self.queue - self._stood) > max(QUEUE_SECONDS, QUEUE_JITTER * self.jitter, STILL_SHARE * self._stood)
+        longer = False
+        if excess > 0 and not (changed or self._trusted or self._contest or self.polite):
+            self._still += 1
+            if self._still == STILL_ROUNDS:
+                self._arrived = (self._delivered - self._stood_delivered) / (now - self._stood_since)
+            # Half of the rate lets a queue go by half a round in each; the round behind those shows it.
+            if self._still < STILL_ROUNDS + 2 + int(self.queue / self.rtt):
+                return False
+            longer = (self._delivered - self._round_delivered) / (now - self._round_began) <= LESS * self._arrived
+        if self._still >= STILL_ROUNDS and not longer:
+            self._trusted = TRUST_ROUNDS
+        self._still, self._stood = 0, self.queue
+        self._stood_since, self._stood_delivered = now, self._delivered
         return longer
 
     def _take_longer(self, now: float) -> None:
