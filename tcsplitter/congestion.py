@@ -216,8 +216,7 @@ class Congestion:
         shot.delivered_at = self._delivered_at
         shot.first_sent_at = self._first_sent_at
         shot.limited = self._delivered <= self._limited_until
-        # Payloads of several round trips take one more or less for other reasons than loss.
-        if 2 * shot.size > self.size.bytes and self.size.flights == 1:
+        if 2 * shot.size > self.size.bytes:
             self.overrun.on_sent(shot)
         if self.rate and not self.is_short():
             free_at = max(self.opens_at, now - max(BURST_SHARE * self.rtt, BURST_SECONDS)) + shot.size / self._pace
@@ -320,7 +319,7 @@ class Congestion:
 
     def _heed_overrun(self, now: float) -> None:
         """Go by what the line took if more was sent."""
-        if self.overrun.judge(self._round_rtt / self.rtt - 1.0, now):
+        if self.overrun.judge((self._round_rtt - self.rtt) / self.flight(), now):
             self.rate = self._round_rate = min(self.rate, self.overrun.limit)
             self._untried &= PROBE_GAIN * self.rate < self.overrun.limit
             if self.starting:
@@ -345,7 +344,7 @@ class Congestion:
         self._choose_size(now)
         self._round_began, self._round_delivered = now, self._delivered
         if not self.is_short():
-            self.overrun.begin_round(self.rate, self._gain > 1.0, self.rtt, self.queue, self.jitter, now)
+            self.overrun.begin_round(self.rate, self._gain > 1.0, self.flight(), self.queue, self.jitter, now)
         self._marks.append((now, self._delivered))
         while len(self._marks) > self.size.flights:
             self._marks.popleft()
@@ -354,9 +353,12 @@ class Congestion:
         """Let payloads follow. If they grow it was their size that held the search back, and it ends, or the line would overflow.
         The rate is bounded, as for a while more is delivered than the line carries: what is half there counts later."""
         arrived = (self._delivered - self._round_delivered) / max(now - self._round_began, self.rtt)
-        if self.size.follow(self.rate, arrived, self.rtt):
+        flights = self.size.flights
+        grown = self.size.follow(self.rate, arrived, self.rtt)
+        if self.size.flights != flights:
+            self.overrun.forget(now)
+        if grown:
             self._ceiling = min(self._ceiling, PROBE_GAIN * self.rate)
-            self.overrun.limit = inf
             self._untried = True
             if self.starting:
                 self._end_startup()

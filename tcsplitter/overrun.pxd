@@ -20,11 +20,12 @@ cdef class Overrun:
     cdef double _in_time, _limit_before, _queued_at, _quickest, _reduced_at, _share_before, _usual_late, _usual_shots
     cdef int _reductions
 
-    cpdef begin_round(self, double rate, bint tries, double rtt, double queue, double jitter, double now)
+    cpdef begin_round(self, double rate, bint tries, double flight, double queue, double jitter, double now)
     @cython.locals(latest=Round)
     cpdef on_sent(self, SentShot shot)
     @cython.locals(sent_in=Round)
     cpdef on_delivered(self, SentShot shot, double now)
+    cpdef forget(self, double now)
     cpdef bint judge(self, double queue_share, double now)
     cdef bint _judge(self, Round done, double now)
     cdef _note_usual(self, Round done, long long late)

@@ -18,7 +18,7 @@ SEGMENT = 1_448
 IN_TIME, SLACK, JITTER = 1.25, 0.01, 2.0
 """A shot is in time within so many times what the quickest of a round takes, seconds besides, and so many times the jitter."""
 LONG_QUEUE = 0.25
-"""A queue that takes a larger share of the RTT makes shots late by itself, and is seen without this."""
+"""A queue that takes a larger share of what a shot takes makes it late by itself, and is seen without this."""
 LEAST_SHOTS, LEAST_SHARE = 8, 0.8
 """Rounds with fewer shots tell nothing, unless all were in time; where less than this share of the rate was sent, it was not this
 end that overran it."""
@@ -75,19 +75,20 @@ class Overrun:
         self._queued_at = -inf
         """When a long queue was reported last: what was sent before may be late for that alone."""
         self._reduced_at = -inf
-        """What was sent before says nothing of the limit."""
+        """What was sent before that tells nothing of the limit."""
         self._reductions = 0
         self._limit_before = inf
         """The limit before the first reduction in a row."""
         self._share_before = 0.0
         """The share of late shots that led to it."""
 
-    def begin_round(self, rate: float, tries: bool, rtt: float, queue: float, jitter: float, now: float) -> None:
-        """What is sent from now on belongs to another round. `queue`: how long it was in the last one."""
-        quickest = rtt if self._quickest == inf else max(rtt, self._quickest)
+    def begin_round(self, rate: float, tries: bool, flight: float, queue: float, jitter: float, now: float) -> None:
+        """What is sent from now on belongs to another round. `flight`: seconds that a shot takes without any queue; `queue`:
+        how long that was in the last one."""
+        quickest = flight if self._quickest == inf else max(flight, self._quickest)
         self._quickest = inf
         self._in_time = IN_TIME * quickest + JITTER * jitter + SLACK
-        if queue > LONG_QUEUE * rtt:
+        if queue > LONG_QUEUE * flight:
             self._queued_at = now
         if self._rounds:
             latest: Round = self._rounds[-1]
@@ -111,6 +112,14 @@ class Overrun:
         if shot.round >= self._judged and age <= self._in_time:
             sent_in = self._rounds[shot.round - self._judged]
             sent_in.in_time += 1
+
+    def forget(self, now: float) -> None:
+        """Payloads are sent in another way from now on: what became of those before tells nothing of it."""
+        self.limit = inf
+        self.patience = 1
+        self._reductions = 0
+        self._usual_shots = self._usual_late = 0.0
+        self._reduced_at = now
 
     def judge(self, queue_share: float, now: float) -> bool:
         """Judge the rounds whose time has come: whether one has overrun the line. `queue_share`: that of this round by now."""

@@ -6,6 +6,10 @@ from functools import partial
 
 from account import shot
 from paced_end import PacedEnd
+from queueing import MOST_SMALL
+
+from tcsplitter.payload import SMALL, PayloadSize
+from tcsplitter.recovery import Recovery
 
 SEGMENT, SYN = 1_448, 60
 REPEATED_AT_ONCE, REPEAT_RTTS, TIMER = 0.6, 1.3, 0.2
@@ -60,4 +64,17 @@ class DroppingPath(PacedEnd):
     def _arrive(self, number: int, missing: list[int]) -> None:
         missing[0] -= 1
         if not missing[0]:
-            self._acknowledged(number)
+            self._after((self.congestion.size.flights - 1) * self.rtt, partial(self._acknowledged, number))
+
+
+class GrowingAndDropping(DroppingPath):
+    """One whose payloads grow where many small ones are under way."""
+
+    def __init__(self, rate: float, rtt: float, room: float, seed: int = 1) -> None:
+        super().__init__(rate, rtt, SMALL, room, seed=seed)
+        self.account = Recovery(PayloadSize(SMALL, MOST_SMALL))
+        self.account.dialled(rtt, 0.0)
+
+    def _send(self) -> None:
+        self.size = self.congestion.size.bytes
+        super()._send()

@@ -6,9 +6,11 @@ from math import inf
 
 import pytest
 from account import SIZE, shot
-from dropping import DroppingPath
+from dropping import DroppingPath, GrowingAndDropping
+from queueing import Growing
 
 from tcsplitter.overrun import LEAST_SHOTS, MOST_PATIENCE, STUBBORN, Overrun
+from tcsplitter.payload import LARGE, SMALL
 
 MBIT = 125_000.0
 RTT, SHOTS = 0.1, 40
@@ -61,6 +63,26 @@ def test_a_line_that_gets_faster_is_found_though_it_was_overrun() -> None:
     since = path.now
     path.run(4)
     assert path.throughput(since) > 0.85 * path.rate
+
+
+@seeds
+@pytest.mark.parametrize(("rate", "rtt", "room"), [(300, 0.08, 500_000), (500, 0.04, 800_000)], ids=str)
+def test_payloads_that_have_grown_do_not_overrun_a_short_queue_either(rate: float, rtt: float, room: int, seed: int) -> None:
+    path = GrowingAndDropping(rate * MBIT, rtt, room, seed)
+    path.run(2)
+    assert path.size == LARGE
+    since = path.now
+    path.run(4)
+    assert path.throughput(since) > 0.87 * path.rate
+
+
+def test_what_small_payloads_told_is_forgotten_when_they_grow() -> None:
+    path = Growing(300 * MBIT, 0.08)
+    while path.size == SMALL:
+        path.congestion.overrun.limit, path.congestion.overrun.patience = 2 * path.rate, 2
+        path.run(0.001)
+    assert path.congestion.overrun.limit == inf
+    assert path.congestion.overrun.patience == 1
 
 
 # --- by hand
@@ -248,3 +270,18 @@ def test_rounds_of_few_payloads_raise_the_limit_if_all_are_in_time() -> None:
     hand.overrun.limit = 1.0
     hand.send(0, shots=few)
     assert hand.overrun.limit >= few / SHOTS * hand.rate
+
+
+def test_what_was_under_way_when_payloads_changed_is_not_judged() -> None:
+    hand = begun()
+    hand.overrun.begin_round(hand.rate, False, RTT, 0.0, 0.0, hand.now)
+    for number in range(SHOTS):
+        hand.overrun.on_sent(shot(number, hand.now))
+    hand.now += RTT
+    hand.overrun.forget(hand.now)
+    hand.overrun.begin_round(hand.rate, False, 2 * RTT, 0.0, 0.0, hand.now)
+    assert not hand.overrun.judge(0.0, hand.now + 4 * RTT)
+    assert hand.overrun.limit == inf
+    hand.now += 4 * RTT
+    assert not hand.send(SHOTS)  # what is usual is to be learnt anew
+    assert hand.overrun.limit == inf
