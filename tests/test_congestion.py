@@ -302,6 +302,18 @@ def test_nor_is_one_whose_queue_is_full_by_then(factor: float, seed: int) -> Non
         assert path.congestion.min_rtt < 1.05 * rtt + 2 * 1_300 / path.rate
 
 
+def test_a_queue_of_our_own_is_not_tried_again_and_again() -> None:
+    """It goes when less is sent and stands again after that; each try costs a part of a round."""
+    path = started(50 * MBIT, 0.1, SIZE)
+    sent = [1.0]
+    for _ in range(60):
+        path.foreign = 0.0 if sent[-1] < 0.7 else 0.15 * path.rtt
+        before = len(path.queues)
+        path.run_rtts(1)
+        sent.append((len(path.queues) - before) * path.size / (path.rate * path.rtt))
+    assert sum(now < 0.7 <= before for before, now in pairwise(sent)) == 1
+
+
 @longer
 def test_a_polite_end_takes_a_longer_line_for_the_queue_of_others(rate: float, rtt: float, size: int) -> None:
     path = Path(rate, rtt, size)
