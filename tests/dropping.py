@@ -6,10 +6,6 @@ from functools import partial
 
 from account import shot
 from paced_end import PacedEnd
-from queueing import MOST_SMALL
-
-from tcsplitter.payload import SMALL, PayloadSize
-from tcsplitter.recovery import Recovery
 
 SEGMENT, SYN = 1_448, 60
 REPEATED_AT_ONCE, REPEAT_RTTS, TIMER = 0.6, 1.3, 0.2
@@ -22,9 +18,11 @@ WAKE = 0.001
 class DroppingPath(PacedEnd):
     """An end at a line that drops."""
 
-    def __init__(self, rate: float, rtt: float, size: int, room: float, loss: float = 0.0, seed: int = 1) -> None:
+    def __init__(
+        self, rate: float, rtt: float, size: int, room: float, loss: float = 0.0, seed: int = 1, grows: bool = False
+    ) -> None:
         """`room`: bytes that the queue takes; `loss`: the probability that a segment is lost anyway."""
-        super().__init__(rate, rtt, size, seed, fresh=True)
+        super().__init__(rate, rtt, size, seed, True, grows)
         self.room = room
         self.loss = loss
         self.wire = 0
@@ -65,16 +63,3 @@ class DroppingPath(PacedEnd):
         missing[0] -= 1
         if not missing[0]:
             self._after((self.congestion.size.flights - 1) * self.rtt, partial(self._acknowledged, number))
-
-
-class GrowingAndDropping(DroppingPath):
-    """One whose payloads grow where many small ones are under way."""
-
-    def __init__(self, rate: float, rtt: float, room: float, seed: int = 1) -> None:
-        super().__init__(rate, rtt, SMALL, room, seed=seed)
-        self.account = Recovery(PayloadSize(SMALL, MOST_SMALL))
-        self.account.dialled(rtt, 0.0)
-
-    def _send(self) -> None:
-        self.size = self.congestion.size.bytes
-        super()._send()

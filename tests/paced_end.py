@@ -6,6 +6,7 @@ import heapq
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from math import inf
 
 from account import ack
 
@@ -13,19 +14,23 @@ from tcsplitter.congestion import Congestion
 from tcsplitter.payload import PayloadSize
 from tcsplitter.recovery import Recovery
 
+MOST_SMALL = 2_000_000.0
+"""Bytes that may leave in an RTT in payloads that have not grown."""
+
 
 class PacedEnd(ABC):
     """Each shot goes on a connection of its own."""
 
-    def __init__(self, rate: float, rtt: float, size: int, seed: int, fresh: bool) -> None:
-        """`rate`: bytes per second that the line carries; `size`: bytes of a payload; `fresh`: as PayloadSize has it."""
+    def __init__(self, rate: float, rtt: float, size: int, seed: int, fresh: bool, grows: bool) -> None:
+        """`rate`: bytes per second that the line carries; `size`: bytes of a payload; `fresh`: as PayloadSize has it; `grows`:
+        payloads become larger where many are under way."""
         self.rate = rate
         self.rtt = rtt
         self.size = size
         self.now = 0.0
         self.arrived: list[tuple[float, int]] = [(0.0, 0)]
         """When shots were acknowledged, and bytes up to then."""
-        self.account = Recovery(PayloadSize(size, fresh=fresh))
+        self.account = Recovery(PayloadSize(size, MOST_SMALL if grows else inf, fresh))
         self.account.dialled(rtt, 0.0)
         self._random = random.Random(seed)
         self._free = 0.0
@@ -40,6 +45,7 @@ class PacedEnd(ABC):
     def run(self, seconds: float) -> None:
         until = self.now + seconds
         while self.now < until:
+            self.size = self.congestion.size.bytes
             self._send()
             times = [until, *self._wakes()]
             if self._events:

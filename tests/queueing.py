@@ -8,12 +8,6 @@ from math import inf
 from account import shot
 from paced_end import PacedEnd
 
-from tcsplitter.payload import SMALL, PayloadSize
-from tcsplitter.recovery import Recovery
-
-MOST_SMALL = 2_000_000.0
-"""Bytes that may leave in an RTT in payloads that have not grown."""
-
 
 class Path(PacedEnd):
     """A line with an endless queue.
@@ -22,8 +16,10 @@ class Path(PacedEnd):
     up to `jitter` of it, and what others put into the queue. Where connections are `fresh` a shot takes what slow start does.
     """
 
-    def __init__(self, rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1, fresh: bool = False) -> None:
-        super().__init__(rate, rtt, size, seed, fresh)
+    def __init__(
+        self, rate: float, rtt: float, size: int, jitter: float = 0.0, seed: int = 1, fresh: bool = False, grows: bool = False
+    ) -> None:
+        super().__init__(rate, rtt, size, seed, fresh, grows)
         self.offered = inf
         """Bytes per second that the program has to send."""
         self.carriers = inf
@@ -76,16 +72,3 @@ class Path(PacedEnd):
         """Seconds that the median shot had to wait in the queue, of those that left since then."""
         waits = sorted(wait for at, wait in self.queues if at >= since)
         return waits[len(waits) // 2] if waits else 0.0
-
-
-class Growing(Path):
-    """A Path whose payloads grow where many small ones are under way, and all that is counted is what came since."""
-
-    def __init__(self, rate: float, rtt: float) -> None:
-        super().__init__(rate, rtt, SMALL, jitter=0.002, fresh=True)
-        self.account = Recovery(PayloadSize(SMALL, MOST_SMALL))
-        self.account.dialled(rtt, 0.0)
-
-    def _send(self) -> None:
-        self.size = self.congestion.size.bytes
-        super()._send()

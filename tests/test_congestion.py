@@ -10,7 +10,7 @@ from account import SIZE, ack, make, shot
 from dropping import DroppingPath
 from hypothesis import given
 from hypothesis import strategies as st
-from queueing import Growing, Path
+from queueing import Path
 
 from tcsplitter.congestion import (
     DEFAULT_RTT,
@@ -29,7 +29,7 @@ from tcsplitter.congestion import (
     SMALLEST_SHARE,
     Congestion,
 )
-from tcsplitter.payload import LARGE, PayloadSize
+from tcsplitter.payload import LARGE, SMALL, PayloadSize
 from tcsplitter.recovery import Recovery
 
 MBIT = 125_000.0
@@ -149,7 +149,7 @@ def test_start_up_takes_few_rtts(rate: float, rtt: float, size: int) -> None:
 @pytest.mark.parametrize(("rate", "rtt", "since"), [(200, 0.12, 1.5), (300, 0.08, 1.0)])
 def test_a_line_is_tried_at_once_when_payloads_have_grown(rate: float, rtt: float, since: float) -> None:
     """What the search with small ones leaves in the queue is no sign that the line takes no more of large ones."""
-    path = Growing(rate * MBIT, rtt)
+    path = Path(rate * MBIT, rtt, SMALL, jitter=0.002, fresh=True, grows=True)
     path.run(since)
     assert path.size == LARGE
     path.run(1.0)

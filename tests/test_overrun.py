@@ -6,8 +6,8 @@ from math import inf
 
 import pytest
 from account import SIZE, shot
-from dropping import DroppingPath, GrowingAndDropping
-from queueing import Growing
+from dropping import DroppingPath
+from queueing import Path
 
 from tcsplitter.overrun import LEAST_SHOTS, MOST_PATIENCE, STUBBORN, Overrun
 from tcsplitter.payload import LARGE, SMALL
@@ -68,7 +68,7 @@ def test_a_line_that_gets_faster_is_found_though_it_was_overrun() -> None:
 @seeds
 @pytest.mark.parametrize(("rate", "rtt", "room"), [(300, 0.08, 500_000), (500, 0.04, 800_000)], ids=str)
 def test_payloads_that_have_grown_do_not_overrun_a_short_queue_either(rate: float, rtt: float, room: int, seed: int) -> None:
-    path = GrowingAndDropping(rate * MBIT, rtt, room, seed)
+    path = DroppingPath(rate * MBIT, rtt, SMALL, room, seed=seed, grows=True)
     path.run(2)
     assert path.size == LARGE
     since = path.now
@@ -77,7 +77,7 @@ def test_payloads_that_have_grown_do_not_overrun_a_short_queue_either(rate: floa
 
 
 def test_what_small_payloads_told_is_forgotten_when_they_grow() -> None:
-    path = Growing(300 * MBIT, 0.08)
+    path = Path(300 * MBIT, 0.08, SMALL, jitter=0.002, fresh=True, grows=True)
     while path.size == SMALL:
         path.congestion.overrun.limit, path.congestion.overrun.patience = 2 * path.rate, 2
         path.run(0.001)
