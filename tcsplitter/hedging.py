@@ -154,8 +154,11 @@ class Hedger:
             return
         overtaken = self._recovery.was_overtaken(shot)
         if self._spare and (overtaken or not self._recovery.lateness.queueing):
-            self._overdue.extend([shot] * min(self._recovery.lateness.twins(), MOST_SPARE))
-            heappush(self._lagging, (now + self._late_after(), shot.number, shot))
+            at = _copied_at(shot) + self._late_after()
+            if at <= now:
+                self._overdue.extend([shot] * min(self._recovery.lateness.twins(), MOST_SPARE))
+                at = now + self._late_after()
+            heappush(self._lagging, (at, shot.number, shot))
             return
         at = self._again_at(shot, now)
         if overtaken and self._spend_on_large(shot.size, now):
@@ -210,3 +213,8 @@ class Hedger:
 
 
 _sent_at = attrgetter("sent_at")
+
+
+def _copied_at(shot: SentShot) -> float:
+    """When the last copy of a shot was sent."""
+    return shot.copies.shots[-1].sent_at if shot.copies else shot.sent_at

@@ -68,9 +68,9 @@ class Rig:
             if each.copies is not None:
                 each.copies.arrived = True
 
-    def twins(self) -> list[int]:
+    def twins(self, spare: bool = False) -> list[int]:
         """Twins of all that is to be twinned now leave; the numbers of what they are twins of."""
-        self.hedger.run(self.now, spare=False)
+        self.hedger.run(self.now, spare=spare)
         found = []
         while (original := self.hedger.next()) is not None:
             twin = self.send(original.size, 0, watch=False)
@@ -488,3 +488,19 @@ def test_what_lagged_behind_a_full_line_is_looked_at_when_there_is_room() -> Non
     late = late_after(rig) + RTT
     assert spare_twins(rig, late, spare=False) == []
     assert spare_twins(rig, late + 0.001) == [0]
+
+
+def test_room_that_comes_and_goes_breeds_no_twins() -> None:
+    """A stream whose window is used up has room again and again, a little each time."""
+    rig = Rig()
+    rig.send(10_000, watch=False)
+    late = in_time(rig) + 0.001
+    rig.now = NOW + late
+    assert rig.twins(spare=True) == [0]
+    found = []
+    for step in range(1, 11):
+        rig.now += late / 11
+        found += rig.twins(spare=step % 2 == 0)
+    assert found == []
+    rig.now = NOW + 2 * late
+    assert rig.twins(spare=True) == [0]
