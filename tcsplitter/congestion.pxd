@@ -69,4 +69,4 @@ cdef class Congestion:
     cdef bint _is_longer(self, double excess, double now)
     cdef _take_longer(self, double now)
     cdef _regain_rate(self, double now)
-    cdef _search(self)
+    cdef _search(self, double now)

@@ -244,7 +244,7 @@ class Congestion:
             self.overrun.on_delivered(shot, now)
         if now >= self._round_at:
             self._end_round(shot.limited, now)
-        if now >= self.overrun.judge_at and self._round_rtt < inf:
+        if self.overrun.has_news() and self._round_rtt < inf:
             self._heed_overrun(now)
         self._set_pace(now)
 
@@ -319,7 +319,7 @@ class Congestion:
 
     def _heed_overrun(self, now: float) -> None:
         """Go by what the line took if more was sent."""
-        if self.overrun.judge((self._round_rtt - self.rtt) / self.flight(), now):
+        if self.overrun.judge(self._round_rtt - self.rtt, now):
             self.rate = self._round_rate = min(self.rate, self.overrun.limit)
             self._untried &= PROBE_GAIN * self.rate < self.overrun.limit
             if self.starting:
@@ -344,7 +344,7 @@ class Congestion:
         self._choose_size(now)
         self._round_began, self._round_delivered = now, self._delivered
         if not self.is_short():
-            self.overrun.begin_round(self.rate, self._gain > 1.0, self.flight(), self.queue, self.jitter, now)
+            self.overrun.begin_round(self.rate, self._gain > 1.0, self.rtt, self.queue, self.jitter, now)
         self._marks.append((now, self._delivered))
         while len(self._marks) > self.size.flights:
             self._marks.popleft()
@@ -408,7 +408,7 @@ class Congestion:
             self._round_rate = self.rate
             self._found = self._found + 1 if found else 0
             if self._found >= FOUND_AGAIN:
-                self._search()
+                self._search(now)
         else:
             self._gain = 1.0
 
@@ -458,9 +458,10 @@ class Congestion:
         self._ceiling = inf
         self._keep_rate(self._rate_before, now)
 
-    def _search(self) -> None:
+    def _search(self, now: float) -> None:
         """The line carries far more than was known: look for its rate as at the start."""
         self.starting = True
         self._gain = STARTUP_GAIN
         self._found = self._flat_rounds = self._long_samples = 0
-        self._ceiling = self.overrun.limit = inf
+        self._ceiling = inf
+        self.overrun.search(now)

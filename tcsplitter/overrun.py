@@ -1,7 +1,8 @@
 """Whether what is sent overruns the line: a queue that is too short to be seen drops what is too much.
 
-A lost segment makes its shot late, so each round has its share of late shots. Lines lose at random too, but at any pace: what
-counts is how many more are late than is usual. The segments that must have been lost for that tell what the line took.
+A lost segment makes its shot late: others overtake it. So each round has its share of late shots. Lines lose at random too,
+but at any pace: what counts is how many more are late than is usual. The segments that must have been lost for that tell what
+the line took.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 
 SEGMENT = 1_448
 """Bytes that are lost together."""
-IN_TIME, SLACK, JITTER = 1.25, 0.01, 2.0
-"""A shot is in time within so many times what the quickest of a round takes, seconds besides, and so many times the jitter."""
-LONG_QUEUE = 0.25
-"""A queue that takes a larger share of what a shot takes makes it late by itself, and is seen without this."""
+IN_TIME, SLACK, JITTER = 0.5, 0.01, 2.0
+"""A shot is in time if none that was sent later by more than this share of an RTT, seconds besides, and so many times the jitter
+was acknowledged before it: one that has lost a segment takes an RTT longer, while a machine that pauses, or a queue, holds up all
+alike."""
+LONG_QUEUE, LONG_SECONDS = 0.25, 0.005
+"""A queue longer than this share of an RTT and these seconds is seen: what it drops is left to what measures it."""
 LEAST_SHOTS, LEAST_SHARE = 8, 0.8
 """Rounds with fewer shots tell nothing, unless all were in time; where less than this share of the rate was sent, it was not this
 end that overran it."""
@@ -61,41 +64,53 @@ class Overrun:
         """What the line took when it was overrun, or has carried since."""
         self.patience = 1
         """So many times as many rounds are to go by until more is tried."""
-        self.judge_at = inf
-        """When `judge` has something to say."""
         self._rounds: deque[Round] = deque()
         """Those that are not judged; the last one is still going on."""
         self._judged = 0
         """How many there were before."""
-        self._in_time = inf
-        """Up to which age an ack is in time."""
-        self._quickest = inf
+        self._margin = 0.0
+        """By how much later what overtakes a shot was sent, if that has lost a segment."""
+        self._newest = -inf
+        """When the youngest of the acknowledged shots was sent."""
+        self._judge_from = inf
+        """When that was sent later than this the first of the rounds can be judged."""
+        self._long_queue = inf
+        """How long a queue is that is seen without this."""
         self._usual_shots = 0.0
         self._usual_late = 0.0
-        self._queued_at = -inf
-        """When a long queue was reported last: what was sent before may be late for that alone."""
-        self._reduced_at = -inf
-        """What was sent before that tells nothing of the limit."""
+        self._counts_from = -inf
+        """What was sent before that tells nothing: there was a long queue, or it is known already."""
+        self._heard_at = inf
+        """When the last ack came."""
+        self._silence = inf
+        """Seconds without any ack after which the line was silent, so that what was under way tells nothing."""
         self._reductions = 0
         self._limit_before = inf
         """The limit before the first reduction in a row."""
         self._share_before = 0.0
         """The share of late shots that led to it."""
 
-    def begin_round(self, rate: float, tries: bool, flight: float, queue: float, jitter: float, now: float) -> None:
-        """What is sent from now on belongs to another round. `flight`: seconds that a shot takes without any queue; `queue`:
-        how long that was in the last one."""
-        quickest = flight if self._quickest == inf else max(flight, self._quickest)
-        self._quickest = inf
-        self._in_time = IN_TIME * quickest + JITTER * jitter + SLACK
-        if queue > LONG_QUEUE * flight:
-            self._queued_at = now
+    def begin_round(self, rate: float, tries: bool, rtt: float, queue: float, jitter: float, now: float) -> None:
+        """What is sent from now on belongs to another round. `queue`: how long that was in the last one."""
+        self._margin = IN_TIME * rtt + JITTER * jitter + SLACK
+        self._silence = rtt + self._margin
+        self._long_queue = LONG_QUEUE * rtt + LONG_SECONDS
+        if queue > self._long_queue:
+            self._counts_from = now
         if self._rounds:
             latest: Round = self._rounds[-1]
             latest.ended = now
         self._rounds.append(Round(rate, tries, now))
+        self._look_at_first()
+
+    def _look_at_first(self) -> None:
+        """See which round is to be judged next: the first one in which something was sent."""
         first: Round = self._rounds[0]
-        self.judge_at = first.ended + self._in_time
+        while not first.shots and first.ended < inf:
+            self._rounds.popleft()
+            self._judged += 1
+            first = self._rounds[0]
+        self._judge_from = first.ended + self._margin
 
     def on_sent(self, shot: SentShot) -> None:
         """A full shot goes."""
@@ -107,11 +122,17 @@ class Overrun:
 
     def on_delivered(self, shot: SentShot, now: float) -> None:
         """Its ack came."""
-        age = now - shot.sent_at
-        self._quickest = min(self._quickest, age)
-        if shot.round >= self._judged and age <= self._in_time:
+        if now > self._heard_at + self._silence:
+            self._counts_from = now
+        self._heard_at = now
+        if shot.round >= self._judged and self._newest - shot.sent_at <= self._margin:
             sent_in = self._rounds[shot.round - self._judged]
             sent_in.in_time += 1
+        self._newest = max(self._newest, shot.sent_at)
+
+    def has_news(self) -> bool:
+        """Whether `judge` has something to say."""
+        return self._newest >= self._judge_from
 
     def forget(self, now: float) -> None:
         """Payloads are sent in another way from now on: what became of those before tells nothing of it."""
@@ -119,23 +140,24 @@ class Overrun:
         self.patience = 1
         self._reductions = 0
         self._usual_shots = self._usual_late = 0.0
-        self._reduced_at = now
+        self._counts_from = now
 
-    def judge(self, queue_share: float, now: float) -> bool:
-        """Judge the rounds whose time has come: whether one has overrun the line. `queue_share`: that of this round by now."""
+    def search(self, now: float) -> None:
+        """The rate is looked for anew: what is under way comes late for what is sent from now on."""
+        self.limit = inf
+        self._counts_from = now
+
+    def judge(self, queue: float, now: float) -> bool:
+        """Judge the rounds whose time has come: whether one has overrun the line. `queue`: how long it was in this one by now."""
         overrun = False
-        while now >= self.judge_at:
-            # Where no ack has come for as long as that, the line was silent, and shots are late for that.
-            timely = now < self.judge_at + self._in_time
-            if timely and queue_share > LONG_QUEUE:
-                break  # perhaps only lost ones have told of it yet
+        while self._newest >= self._judge_from and queue <= self._long_queue:  # else perhaps only lost ones have told of it yet
             done = self._rounds.popleft()
             self._judged += 1
-            self.judge_at = self._rounds[0].ended + self._in_time
-            if timely and done.began >= max(self._queued_at, self._reduced_at):
+            self._look_at_first()
+            if done.began >= self._counts_from:
                 if done.shots >= LEAST_SHOTS:
                     overrun |= self._judge(done, now)
-                elif done.shots and done.in_time == done.shots:
+                elif done.in_time == done.shots:
                     self._raise(done)
         return overrun
 
@@ -178,7 +200,7 @@ class Overrun:
         in_time = max(1.0 - share, 0.5 / done.shots) / (1.0 - usual)
         segments = max(1.0, done.bytes / done.shots / SEGMENT)
         self.limit = min(self.limit, sent * in_time ** (1.0 / segments))
-        self._reduced_at = now
+        self._counts_from = now
         if self._reductions >= STUBBORN and share > STUBBORN_SHARE * self._share_before:
             self.limit, self._reductions = self._limit_before, 0
             self._usual_shots, self._usual_late = float(done.shots), share * done.shots

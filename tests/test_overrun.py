@@ -11,6 +11,7 @@ from queueing import Path
 
 from tcsplitter.overrun import LEAST_SHOTS, MOST_PATIENCE, STUBBORN, Overrun
 from tcsplitter.payload import LARGE, SMALL
+from tcsplitter.shots import SentShot
 
 MBIT = 125_000.0
 RTT, SHOTS = 0.1, 40
@@ -99,22 +100,32 @@ class Hand:
         self._size = size
         self.overrun.begin_round(self.rate, False, RTT, 0.0, 0.0, 0.0)
 
-    def send(self, late: int, shots: int = SHOTS, tries: bool = False, silent: float = 0.0) -> bool:
-        """One round, and what is said of it; `silent`: for so long it is not asked."""
-        overrun = self.overrun
-        overrun.begin_round(self.rate, tries, RTT, self.queue, 0.0, self.now)
+    def send(self, late: int, shots: int = SHOTS, tries: bool = False) -> bool:
+        """One round, and what is said of it."""
+        sent = self.begin(shots, tries)
+        for each in sent[late:]:
+            self.overrun.on_delivered(each, self.now)
+        self.overtake()
+        found = self.overrun.judge(0.0, self.now)
+        for each in sent[:late]:
+            self.overrun.on_delivered(each, self.now)
+        return found
+
+    def begin(self, shots: int = SHOTS, tries: bool = False) -> list[SentShot]:
+        """What is sent in a round, which is over then."""
+        self.overrun.begin_round(self.rate, tries, RTT, self.queue, 0.0, self.now)
         sent = [shot(number, self.now, self._size) for number in range(shots)]
         for each in sent:
-            overrun.on_sent(each)
+            self.overrun.on_sent(each)
         self.now += RTT
-        overrun.begin_round(self.rate, False, RTT, self.queue, 0.0, self.now)
-        for each in sent[late:]:
-            overrun.on_delivered(each, self.now)
-        self.now += 2 * RTT + silent
-        found = overrun.judge(0.0, self.now)
-        for each in sent[:late]:
-            overrun.on_delivered(each, self.now)
-        return found
+        self.overrun.on_delivered(shot(1_000, self.now - RTT), self.now)  # acks come meanwhile
+        self.overrun.begin_round(self.rate, False, RTT, self.queue, 0.0, self.now)
+        return sent
+
+    def overtake(self, after: float = RTT) -> None:
+        """A shot arrives that was sent so much later than now."""
+        self.now += after
+        self.overrun.on_delivered(shot(1_000, self.now), self.now)
 
 
 def begun(usual: int = 0, size: int = SIZE) -> Hand:
@@ -161,7 +172,7 @@ def test_who_sends_less_than_the_line_takes_does_not_overrun_it() -> None:
 
 def test_a_queue_that_is_seen_is_left_to_others() -> None:
     hand = begun()
-    hand.queue = 0.5 * RTT
+    hand.queue = RTT
     assert not hand.send(SHOTS)
     assert hand.overrun.limit == inf
 
@@ -169,36 +180,81 @@ def test_a_queue_that_is_seen_is_left_to_others() -> None:
 def test_a_queue_that_grows_within_a_round_is_waited_for() -> None:
     hand = begun()
     overrun = hand.overrun
-    for number in range(SHOTS):
-        overrun.on_sent(shot(number, hand.now))
-    overrun.begin_round(RATE, False, RTT, 0.0, 0.0, hand.now + RTT)
-    assert not overrun.judge(0.5, overrun.judge_at)
-    overrun.begin_round(RATE, False, RTT, 0.5 * RTT, 0.0, hand.now + 2 * RTT)
-    assert not overrun.judge(0.0, overrun.judge_at)
+    hand.begin()
+    hand.overtake()
+    assert not overrun.judge(RTT, hand.now)
+    overrun.begin_round(RATE, False, RTT, RTT, 0.0, hand.now)
+    assert not overrun.judge(0.0, hand.now)
     assert overrun.limit == inf
 
 
-def test_a_line_that_fell_silent_was_not_overrun() -> None:
+@pytest.mark.parametrize(("behind", "overruns"), [(0.4, False), (1.0, True)])
+def test_what_those_overtake_that_left_half_an_rtt_later_has_lost_something(behind: float, overruns: bool) -> None:
+    """However late all of them are: where a machine pauses all wait."""
     hand = begun()
-    assert not hand.send(SHOTS, silent=5.0)
-    assert hand.overrun.limit == inf
+    sent = hand.begin()
+    for each in sent[::2]:
+        hand.overrun.on_delivered(each, hand.now)
+    hand.overrun.on_delivered(shot(1_000, sent[0].sent_at + behind * RTT), hand.now)
+    for each in sent[1::2]:
+        hand.overrun.on_delivered(each, hand.now)
+    hand.overtake()
+    assert hand.overrun.judge(0.0, hand.now) is overruns
+
+
+def test_nothing_is_judged_before_what_was_sent_later_arrives() -> None:
+    hand = begun()
+    sent = hand.begin()
+    hand.overrun.on_delivered(sent[-1], hand.now)
+    assert not hand.overrun.has_news()
+    assert not hand.overrun.judge(0.0, hand.now)
+    hand.overtake()
+    assert hand.overrun.has_news()
+    assert hand.overrun.judge(0.0, hand.now)
+
+
+def test_a_line_that_fell_silent_was_not_overrun() -> None:
+    """What was lost meanwhile comes later than what is sent afterwards."""
+    hand = begun()
+    hand.begin()
+    hand.overtake(5.0)
+    assert hand.overrun.has_news()
+    assert not hand.overrun.judge(0.0, hand.now)
+    assert hand.send(SHOTS)
+
+
+def test_what_was_under_way_when_a_search_began_tells_nothing() -> None:
+    """What the search sends delays it."""
+    hand = begun()
+    hand.begin()
+    hand.overrun.search(hand.now)
+    hand.overtake()
+    assert not hand.overrun.judge(0.0, hand.now)
+    hand.begin()
+    hand.overtake()
+    assert hand.overrun.judge(0.0, hand.now)
+
+
+def test_rounds_in_which_nothing_was_sent_are_forgotten() -> None:
+    hand = begun()
+    for _ in range(20):
+        hand.begin(0)
+    assert hand.send(SHOTS)
 
 
 def test_what_was_sent_before_a_reduction_does_not_count_again() -> None:
     hand = begun()
-    overrun = hand.overrun
+    began = hand.now
     for _ in range(3):
-        overrun.begin_round(RATE, False, RTT, 0.0, 0.0, hand.now)
-        for number in range(SHOTS):
-            overrun.on_sent(shot(number, hand.now))
-        hand.now += RTT
-    overrun.begin_round(RATE, False, RTT, 0.0, 0.0, hand.now)
-    assert not overrun.judge(0.0, overrun.judge_at)  # where nothing was sent
-    assert overrun.judge(0.0, overrun.judge_at)
-    limit = overrun.limit
-    while overrun.judge_at < inf:
-        assert not overrun.judge(0.0, overrun.judge_at)
-    assert overrun.limit == limit
+        hand.begin()
+    hand.overrun.on_delivered(shot(1_000, began + 2 * RTT), hand.now)
+    assert hand.overrun.judge(0.0, hand.now)
+    limit = hand.overrun.limit
+    hand.overtake()
+    assert hand.overrun.has_news()
+    assert not hand.overrun.judge(0.0, hand.now)
+    assert not hand.overrun.has_news()
+    assert hand.overrun.limit == limit
 
 
 def test_loss_that_stays_though_less_is_sent_becomes_usual_and_gives_the_rate_back() -> None:
@@ -279,7 +335,7 @@ def test_what_was_under_way_when_payloads_changed_is_not_judged() -> None:
         hand.overrun.on_sent(shot(number, hand.now))
     hand.now += RTT
     hand.overrun.forget(hand.now)
-    hand.overrun.begin_round(hand.rate, False, 2 * RTT, 0.0, 0.0, hand.now)
+    hand.overrun.begin_round(hand.rate, False, RTT, 0.0, 0.0, hand.now)
     assert not hand.overrun.judge(0.0, hand.now + 4 * RTT)
     assert hand.overrun.limit == inf
     hand.now += 4 * RTT
