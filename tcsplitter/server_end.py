@@ -41,7 +41,8 @@ from tcsplitter.stats import counted_line
 
 MAX_SESSIONS = 4_096
 MAX_HELD = 512 * 1024 * 1024
-"""Bytes of all sessions that wait for local programs or are only half there; beyond it carriers are not read."""
+"""Bytes of all sessions that wait for local programs or are only half there; beyond it no carriers are read of sessions that have
+more than an equal share of them."""
 PROVISIONAL_SECONDS = 10.0
 MAX_PROVISIONAL = 8
 """Sessions of one key that no sealed shot has confirmed."""
@@ -112,7 +113,7 @@ class ServerEnd:
         session = carrier.session
         if session is None or carrier.reader.pending:
             return True
-        return not session.over_cap and self._total_held <= MAX_HELD
+        return not session.over_cap and (self._total_held <= MAX_HELD or session.held * len(self._held) <= MAX_HELD)
 
     def _account(self, session: Session) -> None:
         """Keep the sum of what all sessions hold, so that no wake has to look at those that nothing happened to."""

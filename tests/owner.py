@@ -6,6 +6,7 @@ from tcsplitter.carrier import Carrier, Lent
 class Owner:
     """Stands for a session, of which a set of carriers asks nothing."""
 
+    held = 0
     over_cap = False
 
     def receive(self, carrier: Carrier, data: Lent, now: float) -> None:

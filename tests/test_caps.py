@@ -273,7 +273,8 @@ def test_what_a_server_holds_for_all_sessions(monkeypatch: pytest.MonkeyPatch) -
     assert not server.end.reading_paused
     rigs[0][0].send(rigs[0][1], stream(0, 50_000, b"x"))
     assert server.end.reading_paused
-    assert not server.end.carrier_may_read(rigs[1][1])
+    assert not server.end.carrier_may_read(rigs[0][1])
+    assert server.end.carrier_may_read(rigs[1][1])  # it has no more than its share
     rigs[0][0].stream(0).consume(1, 0.0)
     server.settle()
     assert not server.end.reading_paused
