@@ -38,9 +38,10 @@ cdef class SendWindow:
 cdef class ReceiveWindow:
     cdef public long long limit, streams
     cdef readonly long long _received
-    cdef long long _free_before, _returned
+    cdef long long _free_before, _returned, _size
 
     cpdef count(self, long long fresh)
     cpdef bint has_shrunk(self)
+    cpdef widen(self, long long size)
     @cython.locals(limit=cython.longlong)
     cpdef bint give_back(self, long long count)

@@ -207,6 +207,7 @@ class Stream:
         self._host.queue_control(Control.STREAM_CREDIT, self)
         if self._window.large:
             self._host.large[self] = None
+            self._host.return_credit(0)  # that of the session may have grown with it
 
     @property
     def _soon(self) -> float:

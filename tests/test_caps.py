@@ -63,7 +63,7 @@ MAX_FRAMES = 4_096  # the core does not export it
 def test_the_caps_are_those_of_the_protocol() -> None:
     stated: dict[tuple[object, str], int] = {
         (credit, "INITIAL_WINDOW"): 65_536,
-        (credit, "MAX_WINDOW"): 16 * 2**20,
+        (credit, "MAX_WINDOW"): 48 * 2**20,
         (credit, "SESSION_WINDOW"): 33_554_432,
         (credit, "FIRST_WINDOWS"): 2_048,
         (table, "MAX_STREAMS"): 16_384,

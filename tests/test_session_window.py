@@ -22,6 +22,7 @@ UNREPLACED = Retries(resend=False, skip=0)
 @pytest.fixture(autouse=True)
 def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credit, "SESSION_WINDOW", WINDOW)
+    monkeypatch.setattr(credit, "SESSION_SHARE", 0)
     monkeypatch.setattr(credit, "FEW_LEFT", WINDOW // 4)
 
 

@@ -15,7 +15,9 @@ from tcsplitter.credit import (
     GROWTH_SECONDS,
     INITIAL_WINDOW,
     MAX_WINDOW,
+    SESSION_SHARE,
     SESSION_WINDOW,
+    WINDOW_SHARE,
 )
 from tcsplitter.errors import RemoteProtocolError
 from tcsplitter.shared import MAX_UNSENT
@@ -342,9 +344,29 @@ def test_a_window_that_is_used_up_behind_a_gap_grows_at_once() -> None:
         reader.stream.receive(limits[-1] - 1_000, bytes(1_000), False)
         assert reader.granted() == [reader.stream.credit_limit]
         limits.append(reader.stream.credit_limit)
-    assert limits == [INITIAL_WINDOW * GAP_GROWTH**turn for turn in range(5)]
+    assert limits == [min(INITIAL_WINDOW * GAP_GROWTH**turn, MAX_WINDOW) for turn in range(6)]
     reader.stream.receive(MAX_WINDOW - 1_000, bytes(1_000), False)
     assert reader.granted() == []
+
+
+@pytest.mark.parametrize("gap", [True, False])
+def test_the_credit_of_the_session_grows_with_the_largest_window(gap: bool) -> None:
+    """It is told with that: behind a gap nothing more may come that could be consumed."""
+    reader = Reader()
+    stream, receiving = reader.stream, reader.end.shared.receiving
+    told = []
+    window = INITIAL_WINDOW
+    while window < MAX_WINDOW:
+        if gap:
+            stream.receive(stream.credit_limit - 1_000, bytes(1_000), False)
+        else:
+            reader.receive(stream.credit_limit - stream.incoming.highest)
+            stream.consume(stream.readable, NOW)
+        told += [frame[1] for shot in reader.end.shots() for frame in shot.frames if frame[0] == CREDIT]
+        window = stream.credit_limit - stream.incoming.read_offset
+        granted = receiving.limit - stream.incoming.read_offset
+        assert granted > (1 - 1 / WINDOW_SHARE) * max(SESSION_WINDOW, SESSION_SHARE * window)
+    assert told[-1] == receiving.limit
 
 
 def test_a_window_does_not_grow_behind_a_gap_while_the_reader_has_something_to_take() -> None:
