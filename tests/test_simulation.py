@@ -24,7 +24,7 @@ FECS = [Fec(), Fec(), Fec(auto=True), Fec(1, 1), Fec(4, 2), Fec(10, 3), Fec(20, 
 ALONE = os.environ.get("TCSPLITTER_SEED")
 BATCH = 1 if ALONE else 100
 FIRSTS = [int(ALONE)] if ALONE else range(0, int(os.environ.get("TCSPLITTER_SEEDS", "6000")), BATCH)
-FAST = 1600
+FAST = 1000
 
 
 def make_line(rng: random.Random) -> Line:
