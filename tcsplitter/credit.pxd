@@ -18,9 +18,10 @@ cdef class StreamWindow:
     cpdef expect(self, long long highest, double now)
     cpdef long long returned(self, long long offset)
     cpdef note_gap(self, long long highest)
-    cpdef bint grow_behind_gap(self, long long read_offset, double now)
+    @cython.locals(size=cython.longlong)
+    cpdef bint grow_behind_gap(self, long long read_offset, bint short, double now)
     cpdef bint consumed(self, long long read_offset, double soon, double now)
-    cdef _grant(self, long long read_offset, long long growth, double now)
+    cdef _grant(self, long long read_offset, long long size, double now)
 
 
 cdef class SendWindow:

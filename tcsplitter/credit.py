@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 INITIAL_WINDOW = 65_536
 """Bytes of a stream that may be sent before the other end grants more."""
-MAX_WINDOW = 48 * 1024 * 1024
-"""Ceiling of what one stream may have granted and unread, bytes. Where a line loses segments the payload that all others wait for
-comes up to 0.8 s late, as 300 Mbit/s, 80 ms and a loss of 1 % have it: 30 MB that must find room meanwhile."""
+WHOLE_WINDOW, MAX_WINDOW = 16 * 1024 * 1024, 48 * 1024 * 1024
+"""Ceilings of what one stream may have granted and unread, bytes: while nothing is missing, or the RTT is next to nothing, and
+behind a gap. Where a line loses segments the payload that all others wait for comes up to 0.8 s late, as 300 Mbit/s, 80 ms and a
+loss of 1 % have it: 30 MB that must find room meanwhile."""
 WINDOW_SHARE = 4
 """More is granted when such a share of a window was consumed: the sender must not have to stop though several frames with credit
 are lost. Where all streams hold much that is not read, the share is one of what they leave, for a stream of half of that: a
@@ -81,11 +82,12 @@ class StreamWindow:
         """There is a gap before what reaches up to `highest`."""
         self._gap |= highest - (self.limit - self._size) > self._size // WINDOW_SHARE
 
-    def grow_behind_gap(self, read_offset: int, now: float) -> bool:
-        """The reader has taken all there is: whether more was granted because of a gap."""
-        if not self._gap or read_offset + min(GAP_GROWTH * self._size, MAX_WINDOW) == self.limit:
+    def grow_behind_gap(self, read_offset: int, short: bool, now: float) -> bool:
+        """The reader has taken all there is: whether more was granted because of a gap. `short`: the RTT is next to nothing."""
+        size = max(self._size, min(GAP_GROWTH * self._size, WHOLE_WINDOW if short else MAX_WINDOW))
+        if not self._gap or read_offset + size == self.limit:
             return False
-        self._grant(read_offset, GAP_GROWTH, now)
+        self._grant(read_offset, size, now)
         return True
 
     @property
@@ -99,11 +101,11 @@ class StreamWindow:
         if used < max(INITIAL_WINDOW, min(self._size, self._receiving.free // 2)) // WINDOW_SHARE:
             return False
         grows = used >= self._size // WINDOW_SHARE and now - self._began_at < soon
-        self._grant(read_offset, FAST_GROWTH if grows else 1, now)
+        self._grant(read_offset, max(self._size, min(FAST_GROWTH * self._size, WHOLE_WINDOW)) if grows else self._size, now)
         return True
 
-    def _grant(self, read_offset: int, growth: int, now: float) -> None:
-        self._size = min(growth * self._size, MAX_WINDOW)
+    def _grant(self, read_offset: int, size: int, now: float) -> None:
+        self._size = size
         self._receiving.widen(SESSION_SHARE * self._size)
         self._gap = False
         self.limit = read_offset + self._size

@@ -191,7 +191,7 @@ class Stream:
             if incoming.at_end:
                 self._host.forget_if_done(self)
             return
-        if not incoming.readable and self._window.grow_behind_gap(incoming.read_offset, now):
+        if not incoming.readable and self._window.grow_behind_gap(incoming.read_offset, self._shared.short, now):
             self._granted()
         else:
             self.grant(now)
@@ -434,7 +434,7 @@ class Stream:
         elif fresh or self.incoming.at_end:
             self._shared.tell(self)
         drained = not (fresh or self.incoming.readable or self.incoming.at_end)
-        if drained and self._window.grow_behind_gap(self.incoming.read_offset, self._shared.now):
+        if drained and self._window.grow_behind_gap(self.incoming.read_offset, self._shared.short, self._shared.now):
             self._granted()
         if self.incoming.at_end:
             self._host.forget_if_done(self)

@@ -43,7 +43,7 @@ from tcsplitter._core import (
 )
 from tcsplitter.carrier import Action, Carrier, Op
 from tcsplitter.config import SessionConfig
-from tcsplitter.credit import GAP_GROWTH, INITIAL_WINDOW, MAX_WINDOW, SESSION_WINDOW
+from tcsplitter.credit import GAP_GROWTH, INITIAL_WINDOW, SESSION_WINDOW, WHOLE_WINDOW
 from tcsplitter.handshake import NO_SESSION, STATUS_CONTINUES, STATUS_NEW, STATUS_NO_ROOM, Gate, Initiator
 from tcsplitter.keyring import MAX_EPOCH_SHOTS, REKEY_BYTES, REKEY_SECONDS, REKEY_SHOTS, Epoch
 from tcsplitter.newcomers import LONGEST_SECONDS, MAX_NEWCOMERS, MAX_PER_ADDRESS, MAX_UNOPENED, Newcomers
@@ -169,7 +169,7 @@ def test_a_final_size_counts_against_the_credit_of_its_stream() -> None:
 def test_the_window_of_a_stream_stops_growing() -> None:
     rig = Rig()
     offset, limit, granted = 0, INITIAL_WINDOW, []
-    while offset < 4 * MAX_WINDOW:
+    while offset < 4 * WHOLE_WINDOW:
         answers: Frames = []
         while offset < limit:
             size = min(limit - offset, MAX_PAYLOAD)
@@ -179,7 +179,7 @@ def test_the_window_of_a_stream_stops_growing() -> None:
         answers += rig.send(ping())
         limit = max(frame[2] for frame in answers if frame[0] == STREAM_CREDIT)
         granted.append(limit - offset)
-    assert max(granted) == granted[-1] == MAX_WINDOW
+    assert max(granted) == granted[-1] == WHOLE_WINDOW
 
 
 def open_streams(rig: Rig, first: int, count: int) -> Frames:
