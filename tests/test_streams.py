@@ -350,6 +350,16 @@ def test_a_window_that_is_used_up_behind_a_gap_grows_at_once() -> None:
     assert reader.granted() == []
 
 
+def test_where_the_rtt_is_next_to_nothing_a_gap_makes_it_no_larger_than_a_quick_reader() -> None:
+    reader = Reader()
+    reader.end.shared.short = True
+    while (limit := reader.stream.credit_limit) < WHOLE_WINDOW:
+        reader.stream.receive(limit - 1_000, bytes(1_000), False)
+        assert reader.stream.credit_limit > limit
+    reader.stream.receive(limit - 1_000, bytes(1_000), False)
+    assert reader.stream.credit_limit == limit == WHOLE_WINDOW
+
+
 def test_the_credit_of_the_session_grows_with_the_largest_window() -> None:
     """It is told with that: behind a gap nothing more may come that could be consumed."""
     reader = Reader()
